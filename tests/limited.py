@@ -69,7 +69,7 @@ def shard_and_give_back() -> None:
     assert all(p.numel() == 0 for p in model.parameters())
     held = sum(local_shard(p).nbytes for p in engine.model.parameters())
     limit_data(block + (whole if main else 0))
-    engine.restore_full_weights()
+    engine.gather_full_weights_to_main_process()
     if main:
         assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     print(held / whole, [p.numel() for p in model.parameters()] == [p.numel() for p in before.values()])

@@ -30,6 +30,7 @@ FLOORS = (
     "course",
     "hub",
     "bench",
+    "studies",
     "commands",
     "viewers",
     "ui",

@@ -239,7 +239,7 @@ def interpreted() -> dict[str, Any]:
         "lens": [p for layer in look.logit_lens(top_n=2) for row in layer for _, p in row],
         "patched": patched.heads_recovered.flatten().tolist(),
         "log_odds": report.mean_log_odds,
-        "view": len(look.viewer_data()["maps"][0]["weights"]),
+        "view": len(look.attention_viewer_data()["maps"][0]["weights"]),
     }
 
 
@@ -276,7 +276,7 @@ def test_what_will_be_sharded_is_given_to_the_engine_on_the_cpu(tmp_path, monkey
     def fit_on_device(model, *rest, **options):
         given.append({p.device.type for p in model.parameters()})
         yield from trained(model, *rest, **options)
-        model.cpu()  # as `Sharded.restore_full_weights` leaves it
+        model.cpu()  # as `Sharded.gather_full_weights_to_main_process` leaves it
 
     def measure_there(run, stage, model):
         measured.append(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from labkit.course.registry import exercises, notebooks
+from labkit.course.registry import exercises, notebook_title, notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -119,6 +119,12 @@ def test_an_exercise_asks_the_same_in_the_notebook(path):
 
 def test_exercises_are_of_notebooks():
     assert notebooks() == [path.name[:2] for path in NOTEBOOKS]
+
+
+def test_the_course_calls_notebooks_as_the_first_of_them_does():
+    listed = re.findall(r"\[(\d\d [^\]]+)\]\(\d\d_", source_of(cells_of(NOTEBOOKS[0])[0]))
+    assert listed == [f"{number} {notebook_title(number)}" for number in notebooks()[1:]]
+    assert source_of(cells_of(NOTEBOOKS[0])[0]).startswith(f"# {notebook_title('00')}")
 
 
 def python_of(path: Path) -> str:

@@ -15,7 +15,8 @@ from labkit.runs.arguments import Switch
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """Compare two runs: where their recipes differ, and every metric of both."""
+    """Compare two runs: where their recipes differ, and every metric of both. A metric is called better or worse only
+    beyond two standard errors."""
 
     first: Annotated[Positional[Path], arg(metavar="RUN_A", help_behavior_hint="")]
     """The folder of the first run."""

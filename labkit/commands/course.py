@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
 from labkit.commands.options import parse_options
 from labkit.errors import LabError, count_with_noun
 
+if TYPE_CHECKING:
+    from labkit.course.classroom import Marks
+
 
 @dataclass(frozen=True)
 class CourseOptions:
-    """Show progress in the notebooks' exercises: your own (runs/course.json), or that of the folders given.
-
-    ✓ right, ✗ not right yet, · not tried.
-    """
+    """Show progress in the notebooks' exercises: your own (runs/course.json), or that of the folders given."""
 
     folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="[FOLDER ...]", help_behavior_hint="")] = ()
     """Students' copies of labkit, their runs folders, or their course.json by any name."""
     solutions: Annotated[str | None, arg(metavar="NOTEBOOK", help_behavior_hint="")] = None
-    """Print the reference solutions of this notebook, as 07, or of one exercise, as 07.3."""
+    """Print the reference solutions of this notebook, as 07 or 7, or of one exercise, as 07.3."""
     export: Annotated[Path | None, arg(metavar="FILE.csv", help_behavior_hint="")] = None
     """Write a table of the folders' progress, a row a student and a column an exercise: 1 right, 0 tried."""
 
@@ -48,12 +48,23 @@ def _show(folders: tuple[Path, ...]) -> int:
     from labkit.course.progress import progress_file, read_progress
 
     if not folders:
-        print(format_progress(read_progress(progress_file())))
+        print(format_progress(read_progress(progress_file()), _marks()))
         return 0
     students, problems = read_students(folders)
     for student in students:
-        print(f"{student.name}\n{format_progress(student.progress)}\n")
+        print(f"{student.name}\n{format_progress(student.progress, _marks())}\n")
     return _name_problems(problems)
+
+
+def _marks() -> Marks:
+    """Those that the terminal's encoding has: what it lacks would all be printed as question marks."""
+    from labkit.course.classroom import ASCII, UNICODE
+
+    try:
+        "".join(astuple(UNICODE)).encode(sys.stdout.encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return ASCII
+    return UNICODE
 
 
 def _export(file: Path, folders: tuple[Path, ...]) -> int:

@@ -13,8 +13,7 @@ from labkit.commands.options import parse_options
 from labkit.errors import LabError
 
 if TYPE_CHECKING:
-    from labkit.text.pairs import PreferencePair
-    from labkit.text.rankings import Ranking
+    from labkit.text.reading.preferences import Preference
     from labkit.text.reading.report import ReadReport
     from labkit.text.reading.rows import ParsedRows
 
@@ -35,7 +34,7 @@ class ReadOptions:
     """A file, a folder, or the name of a data set on the Hugging Face hub."""
     kind: Annotated[Kind, arg(name="as", help_behavior_hint="")]
     """What to read the source as: text (for pretraining), instructions (conversations for fine-tuning) or preferences
-    (pairs for the reward model and what follows)."""
+    (pairs, ranked lists, or single answers with a label or a rating, for the reward model and what follows)."""
     rows: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """How many rows (texts, conversations or pairs) to show: 3 when not given; with --json all of them."""
     json: Annotated[bool, arg(help_behavior_hint="")] = False
@@ -65,8 +64,9 @@ def print_data_source(options: ReadOptions) -> int:
 def read_rows(path_or_hub_name: str, kind: Kind) -> tuple[list[dict[str, Any]], ReadReport]:
     """A source -> its rows as they are understood, in its order, and the record of the reading.
 
-    Rows: {"text"}, {"messages": [{"role", "content"}]}, {"prompt": [messages], "chosen", "rejected"} or {"prompt":
-    [messages], "responses": [texts from the best to the worst]}. Raises LabError where `labkit run` would.
+    Rows: {"text"}, {"messages": [{"role", "content"}]}, {"prompt": [messages], "chosen", "rejected"}, {"prompt":
+    [messages], "responses": [texts from the best to the worst]}, {"prompt": [messages], "completion", "label"} or
+    {"prompt": [messages], "completion", "rating"}. Raises LabError where `labkit run` would.
     """
     rows, reading, refusal = _read(path_or_hub_name, kind)
     if refusal is not None:
@@ -94,9 +94,13 @@ def _read(source: str, kind: Kind) -> tuple[list[dict[str, Any]], ReadReport, La
     return rows, pairs.reading, _refusal(split_preferences, pairs)
 
 
-def _answer_fields(preference: PreferencePair | Ranking) -> dict[str, Any]:
-    """chosen and rejected, or the responses to a prompt from the best to the worst."""
+def _answer_fields(preference: Preference) -> dict[str, Any]:
+    """chosen and rejected, the responses to a prompt from the best to the worst, or one and what was said of it."""
     from labkit.text.rankings import Ranking
+    from labkit.text.unpaired import SingleAnswer
+
+    if isinstance(preference, SingleAnswer):
+        return {name: value for name, value in preference._asdict().items() if name != "prompt"}
 
     if isinstance(preference, Ranking):
         return {"responses": list(preference.answers)}
@@ -115,7 +119,9 @@ def _refusal(split: Callable[[Any], Any], items: ParsedRows[Any]) -> LabError | 
 def format_row(row: dict[str, Any], max_characters_per_text: int = 400) -> str:
     """One row for a reader: who says what, each cut after so many characters, which is said."""
     said = [(m["role"], m["content"]) for m in row.get("messages", row.get("prompt", []))]
-    said += [(name, row[name]) for name in ("text", "chosen", "rejected") if name in row]
+    said += [(name, row[name]) for name in ("text", "chosen", "rejected", "completion") if name in row]
+    said += [("label", "good" if row["label"] else "bad")] if "label" in row else []
+    said += [("rating", f"{row['rating']:g}")] if "rating" in row else []
     said += [(f"response {place}", answer) for place, answer in enumerate(row.get("responses", []), start=1)]
     more = [
         f" … ({len(text) - max_characters_per_text:,} characters more)" if len(text) > max_characters_per_text else ""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dis
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from labkit.course.compare import (
     ERROR_PATTERNS,
+    SHOWN_CHARACTERS,
     UnreadableAnswer,
     difference,
     equal,
     in_words,
+    printable,
     recognise,
     show,
     to_plain,
@@ -21,8 +24,8 @@ from labkit.course.compare import (
 from labkit.course.exercises import Exercise, Mistake, Verdict
 
 UNANSWERED = (None, ...)
-_OF_EMPTY_BODY = ("RESUME", "NOP", "RETURN_VALUE")
-_OF_CONSTANTS = ("LOAD_CONST", "RETURN_CONST")
+EMPTY_BODY_OPCODES = ("RESUME", "NOP", "RETURN_VALUE")
+CONSTANT_OPCODES = ("LOAD_CONST", "RETURN_CONST")
 """The instructions of a function whose body is `...`; the last is that of Python 3.12 and 3.13."""
 
 
@@ -33,12 +36,6 @@ class _ValueAnswers:
 
     def truth(self, exercise: Exercise, given: Mapping[str, Any]) -> Any:
         return _fold(to_plain(exercise.solution(**given)))
-
-    def right_answer(self, exercise: Exercise) -> Any:
-        return exercise.solution(**self.given)
-
-    def wrong_answer(self, mistake: Mistake) -> Any:
-        return mistake.value(self.given)
 
 
 @dataclass(frozen=True)
@@ -53,9 +50,9 @@ class Value(_ValueAnswers):
     tolerance: float = 0.01
     given: Mapping[str, Any] = field(default_factory=dict)
 
-    def explain(self, exercise: Exercise) -> str:
-        kind = in_words(to_plain(exercise.solution(**self.given)))
-        return f'Give {kind}: check("{exercise.id}", {_EXAMPLES.get(kind, "...")}{_named(self.given)})'
+    def how_to_answer(self, exercise: Exercise) -> str:
+        answer = to_plain(exercise.solution(**self.given))
+        return f'Give {in_words(answer)}: check("{exercise.id}", {_example(answer)}{_named(self.given)})'
 
     def judge(self, exercise: Exercise, answer: Any, given: Mapping[str, Any], truth: Any) -> Verdict:
         if inspect.isroutine(answer):
@@ -77,7 +74,7 @@ class Choice(_ValueAnswers):
     options: tuple[str, ...]
     given: Mapping[str, Any] = field(default_factory=dict)
 
-    def explain(self, exercise: Exercise) -> str:
+    def how_to_answer(self, exercise: Exercise) -> str:
         return f'Give one of {self._listed}: check("{exercise.id}", "{self.options[0]}"{_named(self.given)})'
 
     def judge(self, exercise: Exercise, answer: Any, given: Mapping[str, Any], truth: Any) -> Verdict:
@@ -107,7 +104,7 @@ class Function:
     tolerance: float = 1e-3
     given: Mapping[str, Any] = field(default_factory=dict, init=False)
 
-    def explain(self, exercise: Exercise) -> str:
+    def how_to_answer(self, exercise: Exercise) -> str:
         name = exercise.solution.__name__
         parameters = ", ".join(inspect.signature(exercise.solution).parameters)
         return f'Write the function {name}({parameters}), then give it itself, uncalled: check("{exercise.id}", {name})'
@@ -139,17 +136,12 @@ class Function:
             return Verdict(False, f"{call} {mine[first].problem}.", "an exception")
         if all(one.value is None and not one.problem for one in mine):
             return Verdict(False, f"{call} gives None: is a return missing?", "return missing")
-        told = f"{call} gives {show(mine[first].value)}; expected {show(truth[first].value)}."
+        shown, expected = show(mine[first].value), show(truth[first].value)
+        told = f"{call} gives {shown}; expected {expected}."
         found = {recognise(mine[at].value, truth[at].value, self.tolerance) for at, _ in wrong if not mine[at].problem}
         if len(found) == 1 and (pattern := found.pop()):
             return Verdict(False, f"{ERROR_PATTERNS[pattern]} {told}", pattern)
-        return Verdict(False, told if len(told) < 300 else f"{told} There, {said}.")
-
-    def right_answer(self, exercise: Exercise) -> Any:
-        return exercise.solution
-
-    def wrong_answer(self, mistake: Mistake) -> Any:
-        return mistake.answer
+        return Verdict(False, told if len(told) < 300 and shown != expected else f"{told} There, {said}.")
 
     def _outcomes(self, function: Callable[..., Any]) -> list[_Outcome]:
         return [_call(function, arguments) for arguments in self.inputs()]
@@ -188,7 +180,7 @@ def _is_unwritten(function: Callable[..., Any]) -> bool:
     """Whether a function's body is nothing but `...` or `pass`: it does nothing but return None."""
     code = getattr(function, "__code__", None)
     return code is not None and all(
-        done.opname in _OF_EMPTY_BODY or (done.opname in _OF_CONSTANTS and done.argval in UNANSWERED)
+        done.opname in EMPTY_BODY_OPCODES or (done.opname in CONSTANT_OPCODES and done.argval in UNANSWERED)
         for done in dis.get_instructions(code)
     )
 
@@ -213,8 +205,7 @@ def error_in_words(error: BaseException) -> str:
         text = " ".join(str(error).split())
     except Exception:
         text = ""
-    printable = "".join(sign if sign.isprintable() else "?" for sign in text)
-    return f"{type(error).__name__} ({printable[:200]})" if printable else type(error).__name__
+    return f"{type(error).__name__} ({printable(text, 200)})" if text else type(error).__name__
 
 
 def _line(error: BaseException, function: Callable[..., Any]) -> str:
@@ -228,7 +219,7 @@ def _line(error: BaseException, function: Callable[..., Any]) -> str:
 
 
 def _arguments(arguments: tuple[Any, ...]) -> str:
-    return f"({', '.join(map(show, arguments))})"
+    return f"({', '.join(printable(repr(argument), SHOWN_CHARACTERS) for argument in arguments)})"
 
 
 def _sentence(words: str) -> str:
@@ -236,9 +227,9 @@ def _sentence(words: str) -> str:
 
 
 def _fold(value: Any) -> Any:
-    """Texts without regard to case and spaces, inside lists and dictionaries too."""
+    """Texts in small letters, one space between words and none beside a sign, also inside lists and dictionaries."""
     if isinstance(value, str):
-        return " ".join(value.split()).casefold()
+        return re.sub(r" ?([^\w ]) ?", r"\1", " ".join(value.split())).casefold()
     if isinstance(value, list):
         return [_fold(held) for held in value]
     if isinstance(value, dict):
@@ -250,4 +241,9 @@ def _named(given: Mapping[str, Any]) -> str:
     return "".join(f", {name}={name}" for name in given)
 
 
-_EXAMPLES = {"a number": "1.5", "text": '"..."', "True or False": "True", "a list": "[1, 2]", "a set": "{1, 2}"}
+def _example(answer: Any) -> str:
+    """What an answer of this kind looks like in Python."""
+    if isinstance(answer, list | frozenset) and answer:
+        two = ", ".join([_example(next(iter(answer)))] * 2)
+        return f"[{two}]" if isinstance(answer, list) else f"{{{two}}}"
+    return {"a number": "1.5", "text": '"..."', "True or False": "True"}.get(in_words(answer), "...")

@@ -43,11 +43,12 @@ def check(id: str, answer: Any = None, **given: Any) -> Feedback:
         exercise = find_exercise(id)
     except LabError as error:
         return Feedback("unknown", str(error))
-    if missing := set(exercise.checker.given) ^ set(given):
-        named = ", ".join(sorted(missing))
-        return Feedback("unknown", f"{id} is checked with {exercise.checker.explain(exercise)}; {named} differs.")
+    if missing := [name for name in exercise.checker.given if name not in given]:
+        return Feedback("unknown", f"{id} needs {', '.join(f'{name}=…' for name in missing)} beside the answer.")
+    if unknown := [name for name in given if name not in exercise.checker.given]:
+        return Feedback("unknown", f"{id} takes no {', '.join(unknown)}.")
     if _is_unanswered(answer):
-        return Feedback("unanswered", f"… {id} is not answered yet. {exercise.checker.explain(exercise)}")
+        return Feedback("unanswered", f"… {id} is not answered yet. {exercise.checker.how_to_answer(exercise)}")
     try:
         truth = exercise.checker.truth(exercise, given)
     except Exception as error:  # what the notebook gives is the student's too: nothing is recorded against them
@@ -57,11 +58,11 @@ def check(id: str, answer: Any = None, **given: Any) -> Feedback:
         )
     verdict = _judge(exercise, answer, given, truth)
     if verdict is None:
-        return Feedback("unanswered", f"… {id} is not answered yet. {exercise.checker.explain(exercise)}")
+        return Feedback("unanswered", f"… {id} is not answered yet. {exercise.checker.how_to_answer(exercise)}")
     text = f"✓ {id} is right." if verdict.right else f"✗ {id} is not right yet. {verdict.text}"
     try:
         note = record_answer(id, verdict.right, text, verdict.mistake)
-    except LabError as error:
+    except (LabError, OSError) as error:  # OSError: the folder that the notebook works in is gone
         note = f"The progress could not be kept: {error}"
     return Feedback("right" if verdict.right else "wrong", f"{text}\n{note}" if note else text, verdict.mistake)
 

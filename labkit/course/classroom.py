@@ -4,28 +4,52 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
+from labkit.course.checkers import Function
+from labkit.course.compare import printable, show
 from labkit.course.exercises import Exercise
 from labkit.course.progress import FILE, ExerciseRecord, read_progress
-from labkit.course.registry import all_exercises, exercises, notebooks
+from labkit.course.registry import all_exercises, exercises, find_exercise, notebook_title, notebooks
 from labkit.errors import LabError, count_with_noun
 from labkit.files import explain_read_errors, write_text
 
 HEAD = ("student", "right", "tried", "exercises", "last answer")
 """The first columns of the table; one of each exercise follows."""
+NAME_CHARACTERS, PATH_CHARACTERS = 60, 4096
+"""The most of a name, and of a path or a cell, that is printed or written."""
 
 
-def format_progress(progress: Mapping[str, ExerciseRecord]) -> str:
-    """A line a notebook, with a mark for each exercise, and a line for each that is not right yet."""
-    lines, right = [], 0
+@dataclass(frozen=True)
+class Marks:
+    """The signs that stand for an exercise's state where progress is printed."""
+
+    right: str = "✓"
+    wrong: str = "✗"
+    not_answered: str = "·"
+
+    def of(self, answered: ExerciseRecord | None) -> str:
+        """The sign for what was answered; None for nothing."""
+        return self.not_answered if answered is None else self.right if answered.right else self.wrong
+
+
+UNICODE, ASCII = Marks(), Marks("+", "x", ".")
+"""The second is for a terminal whose encoding lacks the signs of the first."""
+
+
+def format_progress(progress: Mapping[str, ExerciseRecord], marks: Marks = UNICODE) -> str:
+    """What the marks mean; a line a notebook, with a mark for each exercise; a line for each that is not right yet."""
+    lines, right = [f"{marks.right} right   {marks.wrong} not right yet   {marks.not_answered} not answered"], 0
     for notebook in notebooks():
-        marks = [_mark(progress.get(exercise.id)) for exercise in exercises(notebook)]
-        right += marks.count("✓")
-        lines.append(f"{notebook}  {' '.join(marks):12} {marks.count('✓')} of {len(marks)} right")
+        found = [marks.of(progress.get(exercise.id)) for exercise in exercises(notebook)]
+        right += found.count(marks.right)
+        title = notebook_title(notebook)
+        lines.append(f"{notebook}  {title:23} {' '.join(found):12} {found.count(marks.right)} of {len(found)} right")
         for exercise in exercises(notebook):
             answered = progress.get(exercise.id)
             if answered and not answered.right:
@@ -34,12 +58,19 @@ def format_progress(progress: Mapping[str, ExerciseRecord]) -> str:
 
 
 def format_solutions(which: str) -> str:
-    """The reference solutions of a notebook ("07"), or of one exercise ("07.3"). Raises LabError for another."""
-    found = exercises(which.partition(".")[0])
-    chosen = [exercise for exercise in found if which in (exercise.id, exercise.notebook_number)]
-    if not chosen:
-        raise LabError(f"There is no exercise {which!r}; there are {', '.join(one.id for one in found)}.")
-    return "\n\n\n".join(f"# {one.id}  {one.question}\n\n{one.solution_code}" for one in chosen)
+    """The reference solutions of a notebook ("07" or "7"), or of one exercise ("07.3"). Raises LabError for another."""
+    if which[1:2] in ("", "."):
+        which = f"0{which}"
+    chosen = [find_exercise(which)] if "." in which else exercises(which)
+    return "\n\n\n".join(map(_solution, chosen))
+
+
+def _solution(exercise: Exercise) -> str:
+    """The question, the solution's code, and the answer where that is a value that no notebook measures first."""
+    lines = f"# {exercise.id}  {exercise.question}\n\n{exercise.solution_code}"
+    if isinstance(exercise.checker, Function) or exercise.checker.given:
+        return lines
+    return f"{lines}\n\n# The answer: {show(exercise.solution())}"
 
 
 @dataclass(frozen=True)
@@ -54,26 +85,31 @@ def read_students(places: Sequence[Path]) -> tuple[list[Student], list[str]]:
     """The students whose progress lies in these places, and in words which places hold none.
 
     A place is a student's copy of labkit (its runs/course.json), a runs folder, or a course.json by any name. A student
-    is called as the folder, or as the file; where two would be called the same, by the whole path. A file that is named
-    twice counts once.
+    is called as the folder, or as the file, also where that is a link; where two would be called the same, by the path
+    that was given. A file that is named twice counts once; a link to another's file is a student too, and is said.
     """
     found: list[tuple[Path, Mapping[str, ExerciseRecord]]] = []
     problems = []
+    named: set[str] = set()
     files: set[Path] = set()
     for place in places:
         try:
-            file = _file_of(place).resolve()
-            if file in files:
-                problems.append(f"{_encodable(str(place))} is the same file as one before it; it is counted once.")
+            file = _file_of(place)
+            if (path := os.path.abspath(file)) in named:
+                problems.append(f"{place} is the same file as one before it; it is counted once.")
                 continue
             found.append((place, read_progress(file)))
-            files.add(file)
+            if file.resolve() in files:
+                problems.append(f"{place} leads to the same file as one before it; both are counted.")
+            named.add(path)
+            files.add(file.resolve())
         except LabError as error:
-            problems.append(_encodable(str(error)))
+            problems.append(str(error))
     names = Counter(_name(place) for place, _ in found)
     return [
-        Student(_name(place) if names[_name(place)] == 1 else str(place), progress) for place, progress in found
-    ], problems
+        Student(_name(place) if names[_name(place)] == 1 else printable(str(place), PATH_CHARACTERS), progress)
+        for place, progress in found
+    ], [printable(problem, 2 * PATH_CHARACTERS) for problem in problems]
 
 
 def write_class(file: Path, students: Sequence[Student]) -> None:
@@ -105,7 +141,7 @@ def format_class(students: Sequence[Student]) -> str:
         mistakes: Counter[str] = Counter()
         for answered in answers:
             mistakes.update(answered.mistakes.keys())
-        said = ", ".join(f"{_printable(name)} ({count})" for name, count in mistakes.most_common(3))
+        said = ", ".join(f"{printable(name, NAME_CHARACTERS)} ({count})" for name, count in mistakes.most_common(3))
         lines.append(f"{exercise.id}  {right} of {len(answers)} right, {mean:.1f} attempts  {said}".rstrip())
     return "\n".join(lines)
 
@@ -113,28 +149,34 @@ def format_class(students: Sequence[Student]) -> str:
 def unknown_exercises(students: Sequence[Student]) -> list[str]:
     """The ids that students have answered and this labkit does not have; they are not in the table."""
     known = {exercise.id for exercise in all_exercises()}
-    return sorted({_printable(id) for student in students for id in student.progress if id not in known})
+    return sorted(
+        {printable(id, NAME_CHARACTERS) for student in students for id in student.progress if id not in known}
+    )
 
 
 def _row(student: Student, known: Sequence[Exercise]) -> list[object]:
     answers = [student.progress.get(exercise.id) for exercise in known]
     tried = [answered for answered in answers if answered is not None]
     marks = ["" if answered is None else int(answered.right) for answered in answers]
-    last = max((answered.last for answered in tried), default="")
+    last = max((answered.last for answered in tried if _is_time(answered.last)), default="")
     return [student.name, sum(answered.right for answered in tried), len(tried), len(known), last, *marks]
 
 
 def _cell(value: object) -> str:
-    """A cell that no spreadsheet takes for a formula: what begins as one does gets a ' before it
-    (https://owasp.org/www-community/attacks/CSV_Injection).
+    """A cell that no spreadsheet takes for a formula, nor for two cells: what begins as a formula does gets a ' before
+    it, and ; becomes a comma (https://owasp.org/www-community/attacks/CSV_Injection).
     """
-    text = _encodable(str(value))
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
+    text = printable(str(value), PATH_CHARACTERS).replace(";", ",")
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
-def _encodable(text: str) -> str:
-    """The text with ? for what UTF-8 cannot hold, such as bytes of a name in another encoding."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+def _is_time(text: str) -> bool:
+    """Whether this is a time as labkit writes it, and no other text."""
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_replaceable(file: Path) -> bool:
@@ -160,16 +202,8 @@ def _file_of(place: Path) -> Path:
 
 
 def _name(place: Path) -> str:
-    place = place.resolve()
+    place = place.absolute()
     if place.is_file() and place.name != FILE:
-        return place.stem
+        return printable(place.stem, NAME_CHARACTERS)
     folder = place.parent if place.is_file() else place
-    return folder.parent.name if folder.name == "runs" else folder.name
-
-
-def _mark(answered: ExerciseRecord | None) -> str:
-    return "·" if answered is None else "✓" if answered.right else "✗"
-
-
-def _printable(text: str) -> str:
-    return "".join(sign if sign.isprintable() else "?" for sign in text)[:60]
+    return printable((folder.parent if folder.name == "runs" else folder).name, NAME_CHARACTERS)

@@ -71,6 +71,8 @@ def _difference(answer: Any, truth: Any, tolerance: float, place: str) -> str:
     subject = f"element {place}" if place else "the answer"
     if isinstance(truth, frozenset) and isinstance(answer, list):
         answer = frozenset(map(_hashable, answer))
+    if isinstance(truth, bool) and place and not isinstance(answer, list) and _is_mask(answer):
+        answer = bool(answer)  # in a mask, 0 and 1 are as good as False and True
     if in_words(answer) != in_words(truth):
         return f"{subject} is {in_words(answer)}; {in_words(truth)} is asked for"
     if isinstance(truth, bool | str):
@@ -149,14 +151,21 @@ def show(value: Any) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
 
 
+def printable(text: str, limit: int) -> str:
+    """The text on one line of at most so many characters, with ? for what a terminal would not show as it is: control
+    characters, line ends, and what UTF-8 cannot hold.
+    """
+    return "".join(sign if sign.isprintable() else "?" for sign in text)[:limit]
+
+
 def _show(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
-        shown = [_show(held) for held in value[: SHOWN_CHARACTERS // 2]]
-        return f"[{', '.join(shown)}]"
+        shown = ", ".join(_show(held) for held in value[: SHOWN_CHARACTERS // 2])
+        return f"[{shown}]" if isinstance(value, list) else f"({shown},)" if len(value) == 1 else f"({shown})"
     if isinstance(value, frozenset):
-        return "{" + ", ".join(sorted(map(_show, value))) + "}"
+        return "{" + ", ".join(sorted(map(_show, value))) + "}" if value else "set()"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_show(key)}: {_show(held)}" for key, held in value.items()) + "}"
     if isinstance(value, str):
@@ -166,7 +175,7 @@ def _show(value: Any) -> str:
 
 ERROR_PATTERNS: dict[str, str] = {
     "sign": "The sign is wrong: it is the negative of the right answer.",
-    "off by one": "It is off by one: count again what the first and the last one are.",
+    "off by one": "It is off by one.",
     "mask inverted": "The mask is inverted: here True (or 1) means that the place counts, or may be attended to.",
     "transposed": "It is transposed: rows and columns are exchanged.",
     "reversed": "The order is reversed.",
@@ -178,7 +187,7 @@ ERROR_PATTERNS: dict[str, str] = {
 }
 """The mistakes that `recognise` knows by themselves, and what a student is told of each."""
 
-_OF_NUMBERS: dict[str, Callable[[float], float]] = {
+NUMBER_PATTERNS: dict[str, Callable[[float], float]] = {
     "sign": lambda x: -x,
     "percent for a fraction": lambda x: 100 * x,
     "log2 for the natural logarithm": lambda x: x / math.log(2),
@@ -199,7 +208,9 @@ def recognise(answer: Any, truth: Any, tolerance: float) -> str:
             return "transposed"
         if equal(answer, truth[::-1], tolerance):
             return "reversed"
-    for pattern, change in _OF_NUMBERS.items():
+    if not _tells_changes_apart(truth):
+        return ""
+    for pattern, change in NUMBER_PATTERNS.items():
         try:
             changed = _map_numbers(truth, change)
         except (ArithmeticError, ValueError, TypeError):
@@ -207,6 +218,13 @@ def recognise(answer: Any, truth: Any, tolerance: float) -> str:
         if equal(answer, changed, tolerance) and not equal(changed, truth, tolerance):
             return pattern
     return ""
+
+
+def _tells_changes_apart(truth: Any) -> bool:
+    """Whether some number is neither 0 nor 1. A wrong 1 for a right 0 is seldom meant as the exponential of it."""
+    if isinstance(truth, list):
+        return any(map(_tells_changes_apart, truth))
+    return not (isinstance(truth, int | float) and truth in (0, 1))
 
 
 def _off_by_one(answer: Any, truth: Any, tolerance: float) -> bool:
@@ -229,7 +247,7 @@ def _inverted(value: float) -> bool | int:
 
 def _is_mask(value: Any) -> bool:
     """Whether nested lists hold nothing but True and False, or 0 and 1."""
-    return all(map(_is_mask, value)) if isinstance(value, list) else isinstance(value, bool | int) and value in (0, 1)
+    return all(map(_is_mask, value)) if isinstance(value, list) else isinstance(value, Real) and value in (0, 1)
 
 
 def _map_numbers(value: Any, change: Callable[[float], Any]) -> Any:

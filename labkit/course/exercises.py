@@ -44,7 +44,7 @@ class Checker(Protocol):
         """What the notebook hands to `check` beside the answer, by name, with example values for the tests."""
         ...
 
-    def explain(self, exercise: Exercise) -> str:
+    def how_to_answer(self, exercise: Exercise) -> str:
         """How to answer, in a sentence."""
         ...
 
@@ -56,14 +56,6 @@ class Checker(Protocol):
 
     def judge(self, exercise: Exercise, answer: Any, given: Mapping[str, Any], truth: Any) -> Verdict | None:
         """Whether the answer is right, held against `truth`; None where it turns out that there is none yet."""
-        ...
-
-    def right_answer(self, exercise: Exercise) -> Any:
-        """The answer of a student who has the reference solution."""
-        ...
-
-    def wrong_answer(self, mistake: Mistake) -> Any:
-        """The answer of a student who makes this mistake."""
         ...
 
 

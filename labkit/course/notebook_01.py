@@ -5,6 +5,8 @@ from __future__ import annotations
 from labkit.course.checkers import Function, Value
 from labkit.course.exercises import Exercise, Mistake
 
+TITLE = "Text"
+
 
 def bytes_in_utf8() -> int:
     """Four letters and two spaces of one byte each, one character of two bytes, one of three, one of four."""
@@ -12,7 +14,7 @@ def bytes_in_utf8() -> int:
 
 
 def characters_after_cleaning() -> int:
-    """R\u00e9sum\u00e9, a line end and a blank line, Tom, a line end, Anna: 6 + 2 + 3 + 1 + 4."""
+    """R\u00e9sum\u00e9, a line end and an empty line, Tom, a line end, Anna: 6 + 2 + 3 + 1 + 4."""
     return len("R\u00e9sum\u00e9\n\nTom\nAnna")
 
 
@@ -32,7 +34,7 @@ def signature(members: set[int], slopes: list[int], offsets: list[int], prime: i
     ]
 
 
-def found(similarity: float, bands: int, rows: int) -> float:
+def s_curve(similarity: float, bands: int, rows: int) -> float:
     """A band agrees with probability similarity ** rows; a pair is missed where none of the bands does."""
     return 1 - (1 - similarity**rows) ** bands
 
@@ -146,9 +148,9 @@ EXERCISES = (
     ),
     Exercise(
         "01.5",
-        "Write found(similarity, bands, rows): the probability that two sets with this Jaccard index agree in all rows "
-        "of at least one band.",
-        found,
+        "Write s_curve(similarity, bands, rows): the probability that two sets with this Jaccard index agree in all "
+        "rows of at least one band.",
+        s_curve,
         Function(lambda: [(0.8, 16, 8), (0.5, 4, 2), (0.9, 1, 3), (0.0, 16, 8), (1.0, 2, 5)]),
         (
             Mistake(

@@ -8,6 +8,8 @@ from collections import Counter
 from labkit.course.checkers import Function, Value
 from labkit.course.exercises import Exercise, Mistake
 
+TITLE = "Tokenizer"
+
 Pair = tuple[str, str]
 
 
@@ -40,7 +42,7 @@ def bits_per_byte(nats_per_token: float, tokens: int, size_in_bytes: int) -> flo
 
 
 def tokens_without_merges() -> int:
-    """Two Chinese characters of three bytes, a blank of one, an emoji of four."""
+    """Two Chinese characters of three bytes, a space of one, an emoji of four."""
     return len("\u6570\u5b66 \U0001f642".encode())
 
 
@@ -156,6 +158,7 @@ EXERCISES = (
                 (["a", "a", "a"], ("a", "a")),
                 (["x", "y"], ("a", "b")),
                 (["b", "a"], ("a", "b")),
+                (["ba", "b", "a", "b"], ("a", "b")),
                 ([], ("a", "b")),
             ]
         ),
@@ -170,6 +173,11 @@ EXERCISES = (
                 "overlapping",
                 _overlapping,
                 "A token is used in two merges here: after a merge, go on behind both of its tokens.",
+            ),
+            Mistake(
+                "joined as text",
+                lambda tokens, pair: " ".join(tokens).replace(" ".join(pair), "".join(pair)).split(),
+                "As text, the end of a longer token is taken for a token: ba b holds a b. Compare whole tokens.",
             ),
             Mistake(
                 "second token kept",
@@ -213,7 +221,7 @@ EXERCISES = (
         Value(),
         (
             Mistake("characters for bytes", 4, "That is one token a character. Without merges, one byte is one token."),
-            Mistake("a byte missing", 10, "One is missing: the blank is a byte, and an emoji has more than three."),
+            Mistake("a byte missing", 10, "One is missing: the space is a byte, and an emoji has more than three."),
             Mistake("two bytes a character", 7, "A Chinese character has more than two bytes in UTF-8."),
         ),
     ),

@@ -7,6 +7,8 @@ import math
 from labkit.course.checkers import Function, Value
 from labkit.course.exercises import Exercise, Mistake
 
+TITLE = "Inside the Transformer"
+
 
 def spread_of_scores() -> float:
     """q·k is a sum of E products, each with variance 1: the variance is E, the standard deviation its square root."""

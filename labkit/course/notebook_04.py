@@ -7,6 +7,8 @@ import math
 from labkit.course.checkers import Function, Value
 from labkit.course.exercises import Exercise, Mistake
 
+TITLE = "Pretraining"
+
 
 def predictions(ids: list[int]) -> list[tuple[list[int], int]]:
     """For each token but the first: all tokens before it, and the token itself."""
@@ -180,7 +182,8 @@ EXERCISES = (
             Mistake(
                 "decay forgotten",
                 0.99,
-                "This is the step without the weight decay, which shrinks p by itself.",
+                "Here the weight decay has no effect. Did you leave it out, or add it to the gradient, which is "
+                "divided by its own size? In AdamW it shrinks p by itself.",
             ),
             Mistake(
                 "plain gradient descent",
@@ -197,6 +200,22 @@ EXERCISES = (
                 1 - 0.001 - 0.01 * 0.1 / math.sqrt(0.05),
                 "The averages start at 0 and are not corrected for it here: divide by what is missing to 1.",
             ),
+            Mistake(
+                "one average not corrected",
+                1 - 0.001 - 0.01 * 0.1,
+                "The average of the gradient is not corrected here, that of its square is: both start at 0.",
+            ),
+            Mistake(
+                "other average not corrected",
+                1 - 0.001 - 0.01 / math.sqrt(0.05),
+                "The average of the squared gradient is not corrected here, that of the gradient is: both start at 0.",
+            ),
+            Mistake(
+                "root forgotten",
+                1 - 0.001 - 0.01 * 1000,
+                "So large a step comes of a division by the average of the square itself. Which unit has its root?",
+            ),
+            Mistake("decay the wrong way", 0.991, "The weight decay makes p larger here. It should shrink it."),
             Mistake("sign", 1.009, "The step goes up the gradient: a positive gradient makes the weight smaller."),
         ),
     ),

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
 
 from labkit.course.checkers import Choice, Function, Value
 from labkit.course.exercises import Exercise, Mistake
 
-TURNS = ("<|system|>", "<|user|>", "<|assistant|>")
+TITLE = "Supervised fine-tuning"
+
+Turns = list[tuple[str, int]]
 
 
-def label_mask(tokens: list[str]) -> list[bool]:
-    """A token counts inside an assistant's turn, its <|end|> included; the first token of the row is no label."""
-    learned, answering = [], False
-    for token in tokens:
-        if token in TURNS:
-            answering = token == "<|assistant|>"
-            learned.append(False)
-        else:
-            learned.append(answering)
-            answering = answering and token != "<|end|>"
-    return learned[1:]
+def label_counts(turns: Turns) -> tuple[int, int]:
+    """Each turn is its speaker's token, its words and <|end|>. <|bos|>, before the first turn, is no label."""
+    labels = sum(1 + words + 1 for _, words in turns)
+    counting = sum(words + 1 for speaker, words in turns if speaker == "assistant")
+    return labels, counting
 
 
 def masked_loss(losses: list[float], mask: list[int]) -> float:
@@ -52,64 +46,63 @@ def trained_parameters(total: int, embedding: int, block: int, frozen: int) -> i
     return total - embedding - frozen * block
 
 
-def mask_without_end(tokens: list[str]) -> list[bool]:
-    return [counts and token != "<|end|>" for counts, token in zip(label_mask(tokens), tokens[1:], strict=True)]
+def _wrong_counts(labels: int = 0, by_turn: int = 0, everyone: bool = False) -> Callable[[Turns], tuple[int, int]]:
+    """label_counts, with so many labels more; so many more that count in each answer; and all turns for answers."""
 
+    def wrong(turns: Turns) -> tuple[int, int]:
+        answers = [words for speaker, words in turns if everyone or speaker == "assistant"]
+        return label_counts(turns)[0] + labels, sum(words + 1 + by_turn for words in answers)
 
-def mask_with_opening(tokens: list[str]) -> list[bool]:
-    return [counts or token == "<|assistant|>" for counts, token in zip(label_mask(tokens), tokens[1:], strict=True)]
-
-
-def mask_not_shifted(tokens: list[str]) -> list[bool]:
-    return [False, *label_mask(tokens)][:-1]
-
-
-@dataclass(frozen=True)
-class _MaskFunction(Function):
-    """A function that returns a mask: 0 and 1 are as good as False and True."""
-
-    def _outcomes(self, function: Callable[..., Any]) -> list[Any]:
-        return [replace(one, value=_with_booleans(one.value)) for one in super()._outcomes(function)]
-
-
-def _with_booleans(value: Any) -> Any:
-    return [bool(one) if one in (0, 1) else one for one in value] if isinstance(value, list) else value
-
-
-CONVERSATIONS = (
-    "<|bos|> <|user|> Hi <|end|> <|assistant|> Hello there <|end|>",
-    "<|bos|> Story <|end|> <|user|> Who <|end|> <|assistant|> Tom <|end|> <|user|> Why <|end|> <|assistant|> <|end|>",
-    "<|bos|> <|user|> Hi <|end|>",
-)
+    return wrong
 
 
 EXERCISES = (
     Exercise(
         "05.1",
-        "Write label_mask(tokens): for each label tokens[1:], whether it counts (True or 1, else False or 0). "
-        "The tokens of the assistant's turns count, and the <|end|> that closes them.",
-        label_mask,
-        _MaskFunction(lambda: [(conversation.split(),) for conversation in CONVERSATIONS]),
+        "Write label_counts(turns): how many labels the row of a conversation has, and how many of them count, as a "
+        "pair. turns is a list of (speaker, number of tokens of its words).",
+        label_counts,
+        Function(
+            lambda: [
+                ([("user", 4), ("assistant", 6)],),
+                ([("system", 5), ("user", 3), ("assistant", 2), ("user", 7), ("assistant", 1)],),
+                ([("user", 3)],),
+                ([],),
+            ]
+        ),
         (
             Mistake(
-                "end forgotten",
-                mask_without_end,
+                "ends forgotten",
+                _wrong_counts(by_turn=-1),
                 "The <|end|> of an answer does not count here: who teaches the model to stop?",
             ),
             Mistake(
                 "opening token counted",
-                mask_with_opening,
-                "The token <|assistant|> counts here. It is written by the program, and the model is asked after it.",
+                _wrong_counts(by_turn=1),
+                "The token <|assistant|> counts here. The program writes it, and the model is asked after it.",
             ),
             Mistake(
-                "not shifted",
-                mask_not_shifted,
-                "The mask is one place late: element 0 is for the label tokens[1], not for tokens[0].",
+                "tokens for labels",
+                _wrong_counts(labels=1),
+                "These are the tokens of the row. Which of them does no token stand before?",
             ),
             Mistake(
-                "inverted",
-                lambda tokens: [not counts for counts in label_mask(tokens)],
-                "It is inverted: this learns the questions, and only reads the answers.",
+                "beginning forgotten",
+                _wrong_counts(labels=-1),
+                "One label too few: before the first turn stands <|bos|>, and the turn's first token is its label.",
+            ),
+            Mistake(
+                "every turn counts",
+                _wrong_counts(everyone=True),
+                "The turns of the user, or of the system, count here. The model is not to write them.",
+            ),
+            Mistake(
+                "words alone",
+                lambda turns: (
+                    sum(words for _, words in turns),
+                    sum(words for speaker, words in turns if speaker == "assistant"),
+                ),
+                "Only the words are counted. Each turn has two special tokens: are they labels, and do they count?",
             ),
         ),
     ),

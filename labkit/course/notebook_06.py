@@ -8,6 +8,8 @@ from itertools import combinations
 from labkit.course.checkers import Function, Value
 from labkit.course.exercises import Exercise, Mistake
 
+TITLE = "Reward model"
+
 
 def chance_of_a2_over_a3() -> float:
     """The sigmoid of the margin, 2 - (-1) = 3."""
@@ -56,6 +58,11 @@ EXERCISES = (
         Value(),
         (
             Mistake("margin", 3, "That is the margin. What turns a margin into a probability, between 0 and 1?"),
+            Mistake(
+                "another pair",
+                1 / (1 + math.exp(-1)),
+                "That is the probability that A2 is chosen over A1, whose score is 1. Which score has A3?",
+            ),
             Mistake("the other one", 1 - chance_of_a2_over_a3(), "That is the probability that A3 is chosen over A2."),
             Mistake(
                 "only the better score",
@@ -153,6 +160,17 @@ EXERCISES = (
                 "divided by the ceiling",
                 lambda pair_accuracy, mistakes: pair_accuracy / (1 - mistakes),
                 "At an accuracy of a half this gives more than a half. Where model and annotator both err, they agree.",
+            ),
+            Mistake(
+                "one of two terms",
+                lambda pair_accuracy, mistakes: (pair_accuracy - mistakes) / (1 - mistakes),
+                "Nearly, but at an accuracy of a half this gives less than a half. The gold accuracy stands in both "
+                "terms of the formula.",
+            ),
+            Mistake(
+                "mistakes taken away",
+                lambda pair_accuracy, mistakes: pair_accuracy - mistakes,
+                "So a model that guesses would do worse than guessing. Mistakes lower what is measured, not gold.",
             ),
             Mistake(
                 "mistakes added",

@@ -7,6 +7,8 @@ import math
 from labkit.course.checkers import Choice, Function, Value
 from labkit.course.exercises import Exercise, Mistake
 
+TITLE = "PPO"
+
 
 def first_advantage_without_lambda() -> float:
     """reward + value of the next token - own value; the KL's price is the reward of a token that is not the last."""

@@ -7,6 +7,8 @@ import math
 from labkit.course.checkers import Choice, Function, Value
 from labkit.course.exercises import Exercise, Mistake
 
+TITLE = "DPO"
+
 
 def implicit_rewards(policy: list[float], reference: list[float], beta: float) -> list[float]:
     """beta log(policy / reference), less that of the first answer: the constant is not known."""
@@ -28,14 +30,14 @@ def dpo_gradient(
     return -force, force
 
 
-def other_gradient(factor: float, side: float) -> object:
-    """The gradient with another factor before it, and at another side of the sigmoid."""
+def wrong_gradient(scale: float | None = None, sign_of_margin: float = 1.0) -> object:
+    """The gradient with another scale than beta, or with the margin's sign changed."""
 
     def gradient(
         chosen: float, rejected: float, chosen_0: float, rejected_0: float, beta: float
     ) -> tuple[float, float]:
         margin = beta * ((chosen - chosen_0) - (rejected - rejected_0))
-        force = (beta if not factor else factor) / (1 + math.exp(side * margin))
+        force = (beta if scale is None else scale) / (1 + math.exp(sign_of_margin * margin))
         return -force, force
 
     return gradient
@@ -130,13 +132,13 @@ EXERCISES = (
         (
             Mistake(
                 "beta forgotten",
-                other_gradient(1.0, 1.0),
+                wrong_gradient(scale=1.0),
                 "This is the gradient with respect to the implicit rewards. How do they depend on the "
                 "log-probabilities?",
             ),
             Mistake(
                 "other side of the sigmoid",
-                other_gradient(0.0, -1.0),
+                wrong_gradient(sign_of_margin=-1.0),
                 "So a pair would push harder the better it is ranked. It should push less.",
             ),
             Mistake("reference forgotten", without_reference, "The margin is not that of log π alone."),

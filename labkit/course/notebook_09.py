@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import torch
 
 from labkit.course.checkers import Function, Value
 from labkit.course.exercises import Exercise, Mistake
 from labkit.decoding import Filter, MinP, Temperature, TopK, TopP, filter_logits
 
-ALIKE, HOT, CUT = "temperature, min-p", "temperature, top-k", "top-k, min-p"
-SHARES = "top-k, top-p"
+TITLE = "Decoding"
+
+TEMPERATURE_TOP_K, TEMPERATURE_MIN_P = "temperature, top-k", "temperature, min-p"
+TOP_K_TOP_P, TOP_K_MIN_P = "top-k, top-p", "top-k, min-p"
 
 
 def pairs_that_commute() -> set[str]:
     """Tried on many distributions: both orders must always leave the same."""
     pairs: dict[str, tuple[Filter, Filter]] = {
-        "temperature, top-k": (Temperature(2.0), TopK(5)),
-        "temperature, min-p": (Temperature(2.0), MinP(0.2)),
-        "top-k, top-p": (TopK(5), TopP(0.8)),
-        "top-k, min-p": (TopK(5), MinP(0.2)),
+        TEMPERATURE_TOP_K: (Temperature(2.0), TopK(5)),
+        TEMPERATURE_MIN_P: (Temperature(2.0), MinP(0.2)),
+        TOP_K_TOP_P: (TopK(5), TopP(0.8)),
+        TOP_K_MIN_P: (TopK(5), MinP(0.2)),
     }
     logits = 3 * torch.randn(200, 30, generator=torch.Generator().manual_seed(0))
     return {
@@ -63,26 +67,26 @@ def best_number_of_proposals() -> int:
 EXERCISES = (
     Exercise(
         "09.1",
-        f'In which of these pairs does the order of the two make no difference: "{HOT}", "{ALIKE}", "{SHARES}", '
-        f'"{CUT}"? Give the set of them.',
+        f'In which of these pairs does the order of the two make no difference: "{TEMPERATURE_TOP_K}", '
+        f'"{TEMPERATURE_MIN_P}", "{TOP_K_TOP_P}", "{TOP_K_MIN_P}"? Give the set of them.',
         pairs_that_commute,
         Value(),
         (
             Mistake(
                 "top-p takes shares for fixed",
-                {HOT, CUT, SHARES},
+                {TEMPERATURE_TOP_K, TOP_K_MIN_P, TOP_K_TOP_P},
                 "After top-k the remaining probabilities are larger, as they add up to 1 again. Does top-p then keep "
                 "the same tokens?",
             ),
             Mistake(
                 "temperature changes ratios",
-                {HOT, ALIKE, CUT},
+                {TEMPERATURE_TOP_K, TEMPERATURE_MIN_P, TOP_K_MIN_P},
                 "Temperature keeps the ranking, but not the ratio of a probability to the highest. Which filter "
                 "compares with the highest?",
             ),
             Mistake(
                 "min-p takes shares for fixed",
-                {HOT},
+                {TEMPERATURE_TOP_K},
                 "One more: top-k makes the remaining probabilities larger, all by the same factor. What does min-p "
                 "compare?",
             ),
@@ -106,9 +110,19 @@ EXERCISES = (
     ),
     Exercise(
         "09.3",
-        "Write draw(probabilities, u): the token that the number u, from 0 to 1, falls on.",
+        "Write draw(probabilities, u): the token that the number u, from 0 to 1, falls on. u = 0 falls on the "
+        "first token that has a probability, u = 1 on the last token.",
         draw,
-        Function(lambda: [([0.5, 0.3, 0.2], 0.6), ([0.5, 0.3, 0.2], 0.0), ([0.1, 0.9], 0.05), ([0.0, 0.2, 0.8], 0.99)]),
+        Function(
+            lambda: [
+                ([0.5, 0.3, 0.2], 0.6),
+                ([0.5, 0.3, 0.2], 0.0),
+                ([0.1, 0.9], 0.05),
+                ([0.0, 0.2, 0.8], 0.99),
+                ([0.0, 1.0], 0.0),
+                ([0.5, 0.25, 0.25], 1.0),
+            ]
+        ),
         (
             Mistake(
                 "argmax",
@@ -119,6 +133,16 @@ EXERCISES = (
                 "off by one",
                 lambda probabilities, u: draw(probabilities, u) + 1,
                 "It is off by one: tokens are counted from 0.",
+            ),
+            Mistake(
+                "edge on the left",
+                lambda probabilities, u: next(t for t, end in enumerate(accumulate(probabilities)) if u <= end),
+                "At u = 0 this draws a token of probability 0. To which of two tokens does their edge belong?",
+            ),
+            Mistake(
+                "nothing at the end",
+                lambda probabilities, u: next((t for t, end in enumerate(accumulate(probabilities)) if u < end), None),
+                "At u = 1 this draws no token at all.",
             ),
             Mistake(
                 "cumulative sum forgotten",

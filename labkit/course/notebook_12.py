@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from labkit.course.checkers import Choice, Function
 from labkit.course.exercises import Exercise, Mistake
+
+TITLE = "Look, compare, choose"
 
 AFTER, IT, ALONE, ALL = "from that word on", "from 'it' on", "of that word alone", "all"
 
@@ -18,6 +21,12 @@ def rows_that_change() -> str:
 def induction_pairs(tokens: list[int]) -> set[tuple[int, int]]:
     """The pairs (i, j), j <= i, where the token before j is the one at i: what followed it the last times."""
     return {(i, j) for i in range(len(tokens)) for j in range(1, i + 1) if tokens[j - 1] == tokens[i]}
+
+
+def _one_occurrence(tokens: list[int], of: Callable[[list[int]], int]) -> set[tuple[int, int]]:
+    """Of the pairs of each i only that with one j."""
+    pairs = induction_pairs(tokens)
+    return {(i, of([j for other, j in pairs if other == i])) for i, _ in pairs}
 
 
 def standard_error(gains: list[float]) -> float:
@@ -57,7 +66,7 @@ EXERCISES = (
         "Write induction_pairs(tokens): the set of pairs (i, j), j at most i, where token j followed an earlier "
         "occurrence of token i.",
         induction_pairs,
-        Function(lambda: [([1, 2, 3, 1],), ([5, 6, 5, 6],), ([7],), ([4, 4],)]),
+        Function(lambda: [([1, 2, 3, 1],), ([5, 6, 5, 6],), ([7],), ([4, 4],), ([1, 2, 1, 3, 1],)]),
         (
             Mistake(
                 "the same token",
@@ -70,6 +79,16 @@ EXERCISES = (
                     (i, j) for i in range(len(tokens)) for j in range(1, len(tokens)) if tokens[j - 1] == tokens[i]
                 },
                 "Some of these pairs are in the future: a token attends to earlier ones and to itself.",
+            ),
+            Mistake(
+                "last occurrence alone",
+                lambda tokens: _one_occurrence(tokens, max),
+                "A token may have occurred more than once before: only the last time is looked at here.",
+            ),
+            Mistake(
+                "first occurrence alone",
+                lambda tokens: _one_occurrence(tokens, min),
+                "A token may have occurred more than once before: only the first time is looked at here.",
             ),
             Mistake(
                 "transposed",

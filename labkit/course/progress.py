@@ -30,8 +30,8 @@ LOCK_SECONDS = 10.0
 class ExerciseRecord:
     """What is known of a student's answers to one exercise.
 
-    attempts: answers up to the first right one; the same wrong answer again is none. mistakes: those recognised, by
-    name, with how often. feedback: the last. last: when, in UTC.
+    attempts: answers up to the first right one; one that is told the same as the last is none. mistakes: those
+    recognised, by name, with how often. feedback: the last. last: when, in UTC.
     """
 
     right: bool = False

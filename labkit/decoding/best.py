@@ -20,10 +20,10 @@ Judge = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], Sequence[fl
 
 
 def judge_scores(judge: Judge, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[float]:
-    """What the judge gives each answer. Raises LabError where that is not one number for each."""
+    """What the judge gives each answer. Raises LabError where that is not one finite number for each."""
     scores = [float(score) for score in judge(prompts, answers)]
-    if len(scores) != len(answers) or any(math.isnan(score) for score in scores):
-        raise LabError(f"The judge must return one score for each of {len(answers)} answers; it gave {scores}.")
+    if len(scores) != len(answers) or not all(math.isfinite(score) for score in scores):
+        raise LabError(f"The judge must return one finite score for each of {len(answers)} answers; it gave {scores}.")
     return scores
 
 

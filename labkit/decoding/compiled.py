@@ -66,7 +66,10 @@ class StaticState(State):
 
     cache_position: Tensor = field(kw_only=True)
 
-    def append(self, mask: Tensor | None, positions: Tensor, length: int) -> None:
+    def append_positions(self, mask: Tensor | None, positions: Tensor, num_new_tokens: int) -> None:
+        """Note one real token, its positions [B, 1], at `cache_position`, which is a tensor: `length` stays as it is,
+        as a compiled step knows no other place.
+        """
         self.mask.index_fill_(1, self.cache_position, True)
         self.positions.index_copy_(1, self.cache_position, positions)
 

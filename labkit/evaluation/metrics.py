@@ -295,6 +295,12 @@ METRICS = {
         "Mean score of the reward model for the answers to held-out prompts. It has no absolute zero: only "
         "differences mean something.",
     ),
+    "training_reward": MetricSpec(
+        "reward of training",
+        "",
+        "higher",
+        "Mean of the reward that this stage was trained on, for the answers to held-out prompts.",
+    ),
     "reward_win_rate": MetricSpec(
         "win rate by reward",
         "share",

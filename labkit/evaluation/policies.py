@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from labkit.decoding import Temperature, generate
+from labkit.decoding import Judge, Temperature, generate
 from labkit.errors import LabError, count_with_noun
 from labkit.evaluation.held_out_loss import Metrics
 from labkit.evaluation.judges import reward_judge
@@ -18,7 +18,7 @@ from labkit.preferences.annotate import preference_task
 from labkit.text.chat import decode_reply, encode_prompt, without_end_token
 from labkit.text.fitting import LengthReport
 from labkit.text.tokenizer import Tokenizer
-from labkit.world import Task, World, gold_score
+from labkit.world import Message, Task, World, gold_score
 
 if TYPE_CHECKING:
     from labkit.stages.inputs import StageInputs
@@ -80,14 +80,21 @@ def paired_reward_metrics(after: np.ndarray, before: np.ndarray) -> Metrics:
 
 
 def policy_metrics(
-    model: Transformer, stage_inputs: StageInputs, num_prompts: int, max_length: int, max_new_tokens: int
+    model: Transformer,
+    stage_inputs: StageInputs,
+    num_prompts: int,
+    max_length: int,
+    max_new_tokens: int,
+    make_training_judge: Callable[[HeldOutPrompts], Judge | None] | None = None,
 ) -> Metrics:
     """The policy beside the model that it began with on the same held-out prompts, of combinations that training never
     shows: by the oracle where there is one, and by the reward model where the run has made one, which says how well it
-    is pleased and not whether that is good.
+    is pleased and not whether that is good. make_training_judge: gives the judge that the policy was trained on, where
+    neither of these is it.
     """
     tokenizer = stage_inputs.tokenizer
-    tasks, asked, fit = held_out_prompts(stage_inputs, num_prompts, max_length, max_new_tokens)
+    held_out = held_out_prompts(stage_inputs, num_prompts, max_length, max_new_tokens)
+    tasks, asked, fit = held_out.tasks, held_out.prompt_ids, held_out.length_report
     answers = [
         greedy_answer_ids(model, tokenizer, asked, max_new_tokens),
         stage_inputs.cached(
@@ -105,15 +112,20 @@ def policy_metrics(
     if reward_model is not None:
         liked, liked_before = (reward_scores(reward_model, tokenizer, asked, given) for given in answers)
         metrics |= paired_reward_metrics(liked, liked_before)
+    judge = make_training_judge and make_training_judge(held_out)
+    if judge:
+        rewards = [float(judge_in_batches(judge, asked, given).mean()) for given in answers]
+        metrics |= {"training_reward": rewards[0], "training_reward_before": rewards[1]}
     return metrics | {"prompts": len(asked)} | ({"prompts_left_out": fit.left_out} if fit.left_out else {})
 
 
 class HeldOutPrompts(NamedTuple):
-    """tasks: of the world, one a prompt; none where preferences are given. prompt_ids: of the prompts that leave room
-    for an answer. length_report: how many do not.
+    """tasks: of the world, one a prompt; none where preferences are given. conversations, prompt_ids: of the prompts
+    that leave room for an answer. length_report: how many do not.
     """
 
     tasks: list[Task]
+    conversations: list[tuple[Message, ...]]
     prompt_ids: list[list[int]]
     length_report: LengthReport
 
@@ -129,11 +141,11 @@ def held_out_prompts(
     tasks: list[Task] = []
     if stage_inputs.uses_world_data:
         tasks = [preference_task(stage_inputs.world, "test", stage_inputs.seed, index) for index in range(num_prompts)]
-        asked, room = [encode_prompt(tokenizer, task.messages) for task in tasks], max_length - 1
+        different, room = [task.messages for task in tasks], max_length - 1
     else:
         assert stage_inputs.preferences is not None
         different = list(dict.fromkeys(pair.prompt for pair in stage_inputs.preferences.validation))[:num_prompts]
-        asked = [encode_prompt(tokenizer, prompt) for prompt in different]
+    asked = [encode_prompt(tokenizer, prompt) for prompt in different]
     fit = [index for index, ids in enumerate(asked) if len(ids) < room]
     if not fit:
         raise LabError(
@@ -147,7 +159,8 @@ def held_out_prompts(
         f"held-out prompts with an answer of {count_with_noun(max_length - room, 'token')}",
         max_length,
     )
-    return HeldOutPrompts([tasks[index] for index in fit if tasks], [asked[index] for index in fit], count)
+    tasks, conversations = [tasks[index] for index in fit if tasks], [different[index] for index in fit]
+    return HeldOutPrompts(tasks, conversations, [asked[index] for index in fit], count)
 
 
 def greedy_answer_ids(
@@ -177,6 +190,13 @@ def reward_scores(
     """The reward model's scores of answers, as ids, to the prompts, so many at a time: [N]. An answer is read at its
     last token, as PPO's rollouts are: at its end token, or where it was cut.
     """
-    judge, starts = reward_judge(reward_model, tokenizer, has_end_token=True), range(0, len(prompts), batch_size)
+    return judge_in_batches(reward_judge(reward_model, tokenizer, has_end_token=True), prompts, answers, batch_size)
+
+
+def judge_in_batches(
+    judge: Judge, prompts: Sequence[list[int]], answers: Sequence[list[int]], batch_size: int = 64
+) -> np.ndarray:
+    """A judge's number of each answer, so many at a time: [N]."""
+    starts = range(0, len(prompts), batch_size)
     chunks = [judge(prompts[start : start + batch_size], answers[start : start + batch_size]) for start in starts]
     return np.array([score for chunk in chunks for score in chunk])

@@ -249,7 +249,7 @@ class Inspection:
             found.append([[(self.tokenizer.token_text(t), p) for t, p in zip(*row, strict=True)] for row in rows])
         return found
 
-    def viewer_data(self) -> dict[str, Any]:
+    def attention_viewer_data(self) -> dict[str, Any]:
         """What the viewer reads, {"maps": [{"kind", "rows", "columns", "layers", "heads", "key_value_heads",
         "weights"}]}: the weights of all layers and heads as 16-bit numbers (0 to 65535, the low byte first) in base64;
         of causal attention only what a token can see, 1 + 2 + … + T numbers a head.

@@ -16,7 +16,8 @@ class CheckpointInspections:
     """checkpoint_names: of the checkpoints, in order. load: a name -> the text as that checkpoint
     reads it; asked once for each.
 
-    view = views.viewer_data("sft") is what the viewer shows, and views.handle_request(request) what it asks for later.
+    view = views.attention_viewer_data("sft") is what the viewer shows, and views.handle_request(request) what it asks
+    for later.
     """
 
     def __init__(self, checkpoint_names: Sequence[str], load: Callable[[str], Inspection]):
@@ -35,9 +36,12 @@ class CheckpointInspections:
             self.looks[checkpoint_name] = self.load(checkpoint_name)
         return self.looks[checkpoint_name]
 
-    def viewer_data(self, checkpoint_name: str) -> dict[str, Any]:
-        """`Inspection.viewer_data`, with the checkpoints that there are and the one shown."""
-        return self.inspect(checkpoint_name).viewer_data() | {"stages": self.checkpoint_names, "stage": checkpoint_name}
+    def attention_viewer_data(self, checkpoint_name: str) -> dict[str, Any]:
+        """`Inspection.attention_viewer_data`, with the checkpoints that there are and the one shown."""
+        return self.inspect(checkpoint_name).attention_viewer_data() | {
+            "stages": self.checkpoint_names,
+            "stage": checkpoint_name,
+        }
 
     def handle_request(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """What a viewer wants to know of a stage: {"what": "view" | "cell" | "without" | "effects" | "lens"}, with the
@@ -57,7 +61,7 @@ class CheckpointInspections:
         checkpoint_name = str(question["stage"])
         what = question["what"]
         if what == "view":
-            return self.viewer_data(checkpoint_name)
+            return self.attention_viewer_data(checkpoint_name)
         look = self.inspect(checkpoint_name)
         if what == "lens":
             return {"lens": look.logit_lens(last_tokens=MOST)}

@@ -90,7 +90,8 @@ def group_advantages(scores: Tensor, num_generations: int, *, divide_by_deviatio
     division, which weighs easy and hard prompts more: Dr. GRPO, Liu et al. 2025, https://arxiv.org/abs/2503.20783.
     """
     groups = scores.view(-1, num_generations)
-    centred = groups - groups.mean(-1, keepdim=True)
+    alike = (groups == groups[:, :1]).all(-1, keepdim=True)  # of equal scores rounding would leave a difference
+    centred = torch.where(alike, 0.0, groups - groups.mean(-1, keepdim=True))
     if divide_by_deviation:
         centred = centred / (groups.std(-1, keepdim=True) + 1e-4)
     return centred.view(-1)

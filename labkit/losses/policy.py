@@ -78,14 +78,14 @@ def clipped_ratio_surrogate(ratio: Tensor, advantages: Tensor, *, low: float, hi
     return Surrogate(-torch.minimum(free, held), held < free)
 
 
-def clipped_weight_surrogate(ratio: Tensor, logprobs: Tensor, advantages: Tensor, *, high: float) -> Surrogate:
-    """loss = - stop_gradient(min(ratio, 1 + high)) A logprobs.
+def clipped_weight_surrogate(ratio: Tensor, logprobs: Tensor, advantages: Tensor, *, max_weight: float) -> Surrogate:
+    """loss = - stop_gradient(min(ratio, max_weight)) A logprobs.
 
     The weight of a token's gradient is bounded, and no token loses its gradient: CISPO, MiniMax 2025,
     https://arxiv.org/abs/2506.13585, equation 4 (which leaves the lower bound out too).
     """
-    weight = ratio.clamp(max=1 + high).detach()
-    return Surrogate(-weight * advantages * logprobs, ratio > 1 + high)
+    weight = ratio.clamp(max=max_weight).detach()
+    return Surrogate(-weight * advantages * logprobs, ratio > max_weight)
 
 
 class TokenWeights(NamedTuple):
@@ -139,14 +139,11 @@ def clipped_value_loss(
     mask: Tensor,
     *,
     cliprange_value: float,
-    weights: Tensor | None = None,
 ) -> ClippedLoss:
     """The critic's squared error, with the step from its old values held to `cliprange_value`: every argument [B, T].
 
         held = old_values + clamp(values - old_values, -cliprange_value, cliprange_value)
-        loss_sum = 1/2 sum over mask of weights max((values - returns)^2, (held - returns)^2)
-
-    weights: 1 each unless they are given (see `token_weights`).
+        loss_sum = 1/2 sum over mask of max((values - returns)^2, (held - returns)^2)
 
     As PPO's reference code does it (Huang et al. 2022, The 37 Implementation Details of Proximal Policy Optimization,
     https://iclr-blog-track.github.io/2022/03/25/ppo-implementation-details/, detail 9).
@@ -154,6 +151,6 @@ def clipped_value_loss(
     held = old_values + (values - old_values).clamp(-cliprange_value, cliprange_value)
     free_error, held_error = (values - returns) ** 2, (held - returns) ** 2
     return ClippedLoss(
-        0.5 * (torch.maximum(free_error, held_error) * (mask if weights is None else weights)).sum(),
+        0.5 * (torch.maximum(free_error, held_error) * mask).sum(),
         ((held_error > free_error) & mask).sum(),
     )

@@ -46,9 +46,11 @@ class State:
     positions: Tensor
     length: int = 0
 
-    def append(self, mask: Tensor | None, positions: Tensor, length: int) -> None:
-        """Note that ``length`` tokens come next, with their mask [B, T] and positions [(B,) T]."""
-        end = self.length + length
+    def append_positions(self, mask: Tensor | None, positions: Tensor, num_new_tokens: int) -> None:
+        """Note that ``num_new_tokens`` = T tokens come next, with their mask [B, T] (None: all are real) and positions
+        [(B,) T]. Raises LabError where there is no room for them.
+        """
+        end = self.length + num_new_tokens
         if end > self.mask.shape[1]:
             raise LabError(f"The state has room for {self.mask.shape[1]} tokens and cannot take {end}.")
         self.mask[:, self.length : end] = True if mask is None else mask

@@ -304,7 +304,7 @@ class Transformer(Stack):
         if state is not None:
             if documents is not None:
                 raise LabError("Packed documents need a single forward pass; a state continues one document per row.")
-            state.append(mask, positions, T)
+            state.append_positions(mask, positions, T)
             keys, key_positions = state.mask[:, : state.length], state.positions[:, : state.length]
         document = None if fresh is None else fresh.cumsum(1)
         visible = attention_bias(T, key_positions.shape[-1], keys, tokens.device, self.causal, document)

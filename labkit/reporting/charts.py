@@ -6,6 +6,7 @@ All names and labels are shown as they are written: what stands in a token never
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -48,6 +49,39 @@ def bar_chart(
         figure.add_bar(x=list(map(as_text, heights)), y=list(heights.values()), name=as_text(name))
     figure.update_xaxes(type="category").update_yaxes(tickformat=".0%" if percent else None)
     return figure.update_layout(barmode="group", bargap=0.25, showlegend=len(bars) > 1)
+
+
+def interval_chart(
+    rows: Mapping[str, tuple[float, float, float, Sequence[float]]], *, x: str, title: str = ""
+) -> go.Figure:
+    """Named rows, from the bottom up, each (mean, low, high, single values): a point with its interval, and the values
+    that it is the mean of. A dotted line at 0.
+    """
+    figure = _empty(x, "", title)
+    names = list(map(as_text, rows))
+    means = [row[0] for row in rows.values()]
+    error = {
+        "type": "data",
+        "symmetric": False,
+        "array": [high - mean for mean, _, high, _ in rows.values()],
+        "arrayminus": [mean - low for mean, low, _, _ in rows.values()],
+        "thickness": 2,
+    }
+    single = [(value, name) for name, row in zip(names, rows.values(), strict=True) for value in row[3]]
+    values, places = [value for value, _ in single], [name for _, name in single]
+    dots: dict[str, Any] = {"color": GREY, "size": 6, "symbol": "line-ns-open"}
+    figure.add_scatter(x=means, y=names, error_x=error, mode="markers", marker={"size": 10}, name="mean, 95 % interval")
+    figure.add_scatter(x=values, y=places, mode="markers", marker=dots, name="each seed")
+    figure.update_yaxes(type="category").update_xaxes(hoverformat="+.3f")
+    figure.update_layout(height=max(HEIGHT, 150 + 28 * len(rows)))
+    return mark_x(figure, 0.0)
+
+
+def figure_page(figure: go.Figure, title: str) -> str:
+    """A page that holds one figure and nothing from elsewhere, to be opened in a browser."""
+    chart = figure.to_html(full_html=False, include_plotlyjs=True, config={"displayModeBar": False})
+    head = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title></head>'
+    return f"{head}\n<body>{chart}</body></html>\n"
 
 
 def mark_x(figure: go.Figure, at: float, text: str = "") -> go.Figure:

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from labkit.reporting.chance import ERRORS, judge_difference
 from labkit.reporting.metrics import BY_KIND, COSTS, metric_spec
 from labkit.reporting.terminal import align_columns
 from labkit.runs.folder import Run
+
+NOTE = (
+    "Better and worse: by more than two standard errors of the difference, over the questions and prompts of the test; "
+    "where a metric has no standard error, neither is said. Another seed gives other models: `labkit study` compares "
+    "methods over several."
+)
 
 
 def compare_runs(first: str | Path, second: str | Path) -> dict[str, Any]:
     """What two runs measured, for the stages that either has.
 
-    {"runs": [folder, folder], "recipe": {FIELD: [value, value]}, "stages": {STAGE: {NAME: [value, value]}}}: recipe
-    where they differ, stages with None where a run has not measured something. Raises LabError for a folder without a
-    run or a report.
+    {"runs": [folder, folder], "recipe": {FIELD: [value, value]}, "stages": {STAGE: {NAME: [value, value]}}, "verdicts":
+    {STAGE: {NAME: Verdict}}}: recipe where they differ, stages with None where a run has not measured something,
+    verdicts where both metrics have a standard error. Raises LabError for a folder without a run or a report.
     """
     runs = [Run.open(path) for path in (first, second)]
     measured = [_measured(run) for run in runs]
-    stages = {}
+    stages, verdicts = {}, {}
     for stage in dict.fromkeys(name for stages in measured for name in stages):
         values = [stages.get(stage, {}) for stages in measured]
         stages[stage] = {name: [one.get(name) for one in values] for name in {**values[0], **values[1]}}
+        judged = {name: judge_difference(name, metric_spec(name, stage), *values) for name in stages[stage]}
+        verdicts[stage] = {name: verdict._asdict() for name, verdict in judged.items() if verdict is not None}
     recipe = {name: list(both) for name, both in runs[0].recipe.differences(runs[1].recipe).items()}
-    return {"runs": [str(run.path) for run in runs], "recipe": recipe, "stages": stages}
+    return {"runs": [str(run.path) for run in runs], "recipe": recipe, "stages": stages, "verdicts": verdicts}
 
 
 def _measured(run: Run) -> dict[str, dict[str, float]]:
@@ -45,20 +55,34 @@ def format_run_comparison(result: dict[str, Any]) -> str:
     recipe = [["recipe", *names], *([name, *map(str, both)] for name, both in result["recipe"].items())]
     parts = [align_columns(recipe) if result["recipe"] else "The two recipes are the same."]
     for stage, values in result["stages"].items():
-        rows = [[stage, *names, "difference"]]
-        rows += [_row(name, stage, *both) for name, both in values.items() if not name.startswith(BY_KIND)]
-        rows += [_row(name, stage, *both) for name, both in values.items() if name.startswith("accuracy/")]
+        judged = result["verdicts"][stage]
+        rows = [[stage, *names, "difference", "± 2 errors", "" if not judged else names[1]]]
+        for name in _shown(values):
+            verdict = judged.get(name)
+            error = "" if verdict is None else _change(name, stage, ERRORS * verdict["standard_error"])
+            rows.append([*_row(name, stage, *values[name]), error, verdict["word"] if verdict else ""])
         parts.append(align_columns(rows))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, NOTE])
 
 
 def comparison_rows(result: dict[str, Any]) -> list[list[str]]:
-    """What `compare_runs` found as rows of [stage, measure, first, second, difference]; recipes have no difference."""
-    found = [["recipe", name, *map(str, both), ""] for name, both in result["recipe"].items()]
+    """What `compare_runs` found as rows of [stage, measure, first, second, difference, what the second is]; recipes
+    have no difference.
+    """
+    found = [["recipe", name, *map(str, both), "", ""] for name, both in result["recipe"].items()]
     for stage, values in result["stages"].items():
-        shown = [name for name in values if not name.startswith(BY_KIND) or name.startswith("accuracy/")]
-        found += [[stage, *_row(name, stage, *values[name])] for name in shown]
+        judged = result["verdicts"][stage]
+        found += [
+            [stage, *_row(name, stage, *values[name]), judged[name]["word"] if name in judged else ""]
+            for name in _shown(values)
+        ]
     return found
+
+
+def _shown(values: Mapping[str, Any]) -> list[str]:
+    """The names in their order, those of one question type each at the end."""
+    kinds = [name for name in values if name.startswith("accuracy/")]
+    return [*(name for name in values if not name.startswith(BY_KIND)), *kinds]
 
 
 def _row(name: str, stage: str, first: float | None, second: float | None) -> list[str]:
@@ -66,7 +90,11 @@ def _row(name: str, stage: str, first: float | None, second: float | None) -> li
     shown = ["" if value is None else known.format(value) for value in (first, second)]
     if first is None or second is None:
         return [known.label, *shown, ""]
-    if known.unit == "share":
-        return [known.label, *shown, f"{100 * (second - first):+.1f} percentage points"]
     sign = "+" if second >= first else "-"
-    return [known.label, *shown, sign + known.format(abs(second - first))]
+    return [known.label, *shown, sign + _change(name, stage, abs(second - first))]
+
+
+def _change(name: str, stage: str, size: float) -> str:
+    """How large a change of a metric is."""
+    known = metric_spec(name, stage)
+    return f"{100 * size:.1f} percentage points" if known.unit == "share" else known.format(size)

@@ -112,7 +112,7 @@ def show_controls(function: Callable[..., Any], **controls: Any) -> None:
     import ipywidgets as widgets
     from IPython.display import display
 
-    shown = widgets.interactive(function, **controls)
+    shown = widgets.interactive(function, {"auto_display": True}, **controls)  # a figure is returned, not displayed
     for control in shown.kwargs_widgets:
         if hasattr(control, "continuous_update"):
             control.continuous_update = False

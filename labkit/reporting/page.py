@@ -181,7 +181,7 @@ def _kinds(stages: Sequence[Mapping[str, Any]], figures: dict[str, go.Figure]) -
     }
     if not measured:
         return Markup()
-    figures["kinds"] = plots.accuracy_by_kind_chart(
+    figures["kinds"] = plots.accuracy_by_question_kind_chart(
         {stage_title_in_sentence(name): metrics for name, metrics in measured.items()}
     )
     last = list(measured.values())[-1]

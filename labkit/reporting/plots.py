@@ -94,7 +94,7 @@ def learning_rate_curve(records: Iterable[Record]) -> go.Figure:
     return figure.update_yaxes(rangemode="tozero", hoverformat=".2g")
 
 
-def accuracy_by_kind_chart(metrics_by_stage: Mapping[str, Mapping[str, float]]) -> go.Figure:
+def accuracy_by_question_kind_chart(metrics_by_stage: Mapping[str, Mapping[str, float]]) -> go.Figure:
     """Accuracy by question type: that without the story, and that of each stage's model.
 
     ``metrics_by_stage`` maps a stage's name to its metrics, of which ``accuracy/KIND`` and ``question_only/KIND`` are

@@ -102,6 +102,17 @@ def run_with_progress(
     return 0
 
 
+def follow_run(events: Generator[Progress, None, None]) -> None:
+    """Show a run's progress to its end. Raises KeyboardInterrupt when ctrl-C, or SIGTERM, stopped it: what was done is
+    kept, and the run can be resumed.
+    """
+    from labkit.training.processes import accelerator
+
+    with stop_on_interrupt() as stop:
+        if _follow(events, stop, accelerator().is_main_process):
+            raise KeyboardInterrupt
+
+
 def _command(arguments: Sequence[str]) -> str:
     """The line that begins labkit with these arguments, on as many processes as now."""
     from labkit.training.processes import accelerator, parallel_config

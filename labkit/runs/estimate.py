@@ -180,7 +180,7 @@ def trained_stage(recipe: Recipe, run: Run | None, stage: str) -> StageFolder | 
 def _other_run_stage(run: Run | None, stage: str) -> tuple[Run, StageFolder]:
     """Another run and its stage, RUN/STAGE, where it is now."""
     known = run is not None and stage in run.recipe.other_run_stages
-    return open_other_run_stage(run.other_run_stage_path(stage) if run is not None and known else stage)
+    return open_other_run_stage(run.locate_other_run_stage(stage) if run is not None and known else stage)
 
 
 def _locations(recipe: Recipe, run: Run | None) -> dict[str, str]:

@@ -28,7 +28,7 @@ from labkit.files import PARTIAL, explain_write_errors, read_json, write_json
 from labkit.machine import describe_machine
 from labkit.model.transformer import Transformer
 from labkit.paths import data_folder
-from labkit.runs.inputs import KEPT_TEXTS, WORLD, absolute_input_paths, input_hashes, matches_hash
+from labkit.runs.inputs import KEPT_TEXTS, WORLD, absolute_input_paths, input_hashes, kept_texts_key, matches_hash
 from labkit.runs.lock import LOCK_FILE
 from labkit.runs.plan import is_other_run_stage
 from labkit.runs.recipe import Recipe
@@ -95,7 +95,7 @@ class Run:
         cls.check_unused(Path(path))
         known = other_run_stages_from.inputs if other_run_stages_from else {}
         begun_with = {
-            one: other_run_stages_from.other_run_stage_path(one) if other_run_stages_from and one in known else one
+            one: other_run_stages_from.locate_other_run_stage(one) if other_run_stages_from and one in known else one
             for one in recipe.other_run_stages
         }
         for place in begun_with.values():
@@ -119,8 +119,8 @@ class Run:
         located = self.locate_inputs(read)
         run = Run.new_unsaved(path, recipe, other_run_stages_from=self)
         self._check_world()
-        if "text" in read and KEPT_TEXTS in self.inputs:
-            run.inputs[KEPT_TEXTS] = self.inputs[KEPT_TEXTS]
+        noted = [KEPT_TEXTS, *map(kept_texts_key, copied_stages)] if "text" in read else []
+        run.inputs |= {key: self.inputs[key] for key in noted if key in self.inputs}
         for field in read & located.keys():  # from elsewhere, a relative path is another file, or none
             given = getattr(recipe, field)
             if given in self.inputs:
@@ -359,25 +359,26 @@ class Run:
             return self.other_run_stage(str(stage)).model(device)
         return (self.stage(stage) if stage else self.latest_language_model_stage()).model(device)
 
-    def other_run_stage(self, stage: str) -> StageFolder:
+    def other_run_stage(self, other_run_stage: str) -> StageFolder:
         """A stage of another run, RUN/STAGE, as this run was begun with it. Raises LabError where there is none, where
         its weights have changed since, and where it reads other tokens than this run.
         """
-        other, folder = open_other_run_stage(self.other_run_stage_path(stage))
+        other, folder = open_other_run_stage(self.locate_other_run_stage(other_run_stage))
         mine, its = self.path / "tokenizer.json", other.path / "tokenizer.json"
         if mine.is_file() and mine.read_bytes() != its.read_bytes():
             raise LabError(f"{folder.path} has a different tokenizer from {self.path}.")
         return folder
 
-    def other_run_stage_path(self, stage: str) -> str:
+    def locate_other_run_stage(self, other_run_stage: str) -> str:
         """Where a stage of another run, RUN/STAGE, is now: as it was given, or where it stood when this run was begun.
 
         Raises LabError, which says where it was looked for, when it is gone or has changed.
         """
-        looked = dict.fromkeys([str(Path(stage).absolute()), *filter(None, [self.original_locations.get(stage)])])
+        begun_with = self.original_locations.get(other_run_stage)
+        looked = dict.fromkeys([str(Path(other_run_stage).absolute()), *filter(None, [begun_with])])
         there = [place for place in looked if weights_or_index_file(Path(place)).is_file()]
         for place in there:
-            if stage not in self.inputs or self.inputs[stage] == hash_weights(Path(place)):
+            if other_run_stage not in self.inputs or self.inputs[other_run_stage] == hash_weights(Path(place)):
                 return place
         if there:
             raise LabError(
@@ -385,7 +386,8 @@ class Run:
                 f"or start a new run."
             )
         raise LabError(
-            f"{stage}, which {self.path} starts from, is missing: there is no {' and no '.join(looked)}. Put it back."
+            f"{other_run_stage}, which {self.path} starts from, is missing: there is no {' and no '.join(looked)}. "
+            "Put it back."
         )
 
     def report(self) -> dict[str, Any]:

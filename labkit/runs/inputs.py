@@ -15,7 +15,13 @@ from labkit.text.reading.files import find_files
 WORLD = "data/world"
 """What the world's files are called among a run's inputs, wherever they lie."""
 KEPT_TEXTS = "kept texts"
-"""What those texts are called among them that are left of a source once it is cleaned."""
+"""What those texts are called among them that are left of a source once it is cleaned, where they were noted once for
+all stages; see `kept_texts_key`."""
+
+
+def kept_texts_key(stage: str) -> str:
+    """What the texts are called among a run's inputs that are left of a source for this stage."""
+    return f"{KEPT_TEXTS} of {stage}"
 
 
 def input_hashes(recipe: Recipe) -> dict[str, str]:

@@ -27,6 +27,7 @@ from labkit.model.transformer import Transformer
 from labkit.runs.folder import Run, run_file_names
 from labkit.runs.kept_texts import check_kept_texts
 from labkit.runs.locked import lock_and_open_run, lock_and_recover_run_folder
+from labkit.runs.needed_stages import check_needed_stages, warn_of_missing_weights
 from labkit.runs.prepare import models_on, prepare_inputs
 from labkit.runs.recipe import Recipe
 from labkit.runs.stage_folder import StageFolder
@@ -120,13 +121,17 @@ def _made(opened: Run, chosen: Sequence[str], ready: Callable[[], object]) -> It
     """The tokenizer and those of the stages that are not finished; see `_stage` for `ready`."""
     start = time.perf_counter()
     yield Progress("tokenizer", "prepare")
-    stage_inputs = prepare_inputs(opened)
-    for name, record in opened.reading.items():
-        yield Progress(name, "read", result=record)
-    stages = [bind_stage(opened, name, stage_inputs) for name in chosen]
-    for stage in stages:
-        stage.folder.check_weights_are_there()
-    _check(opened, [stage for stage in stages if not stage.folder.finished])
+    unfinished = [name for name in chosen if not opened.stage(name).finished]
+    check_needed_stages(opened, unfinished)
+    for name in unfinished:
+        opened.stage(name).check_weights_are_there()
+    warn_of_missing_weights(opened, [name for name in chosen if name not in unfinished])
+    with _unchanged_if_refused(opened):
+        stage_inputs = prepare_inputs(opened)
+        for name, record in opened.reading.items():
+            yield Progress(name, "read", result=record)
+        stages = [bind_stage(opened, name, stage_inputs) for name in chosen]
+        _check(opened, [stage for stage in stages if stage.name in unfinished])
     spent = time.perf_counter() - start
     for stage in stages:
         if stage.folder.finished:
@@ -159,8 +164,10 @@ def rerun_stage(path: str | Path, stage: str, config: Stage | None = None) -> Ge
             opened.recipe = opened.recipe.with_stages(**{stage: config})
         start = time.perf_counter()
         yield Progress("tokenizer", "prepare")
-        made = bind_stage(opened, stage, prepare_inputs(opened))
-        _check(opened, [made])
+        check_needed_stages(opened, [stage])
+        with _unchanged_if_refused(opened):
+            made = bind_stage(opened, stage, prepare_inputs(opened))
+            _check(opened, [made], from_start=[stage])
         spent = time.perf_counter() - start
         yield from _stage(opened, made, spent, lambda: opened.begin_rerun(stage))
 
@@ -250,18 +257,13 @@ def bind_stage(run: Run, stage_name: str, stage_inputs: StageInputs) -> BoundSta
     )
 
 
-def _check(run: Run, stages: Sequence[BoundStage]) -> None:
-    """Raises LabError for all that can be known to hinder one of the stages, before any of them is begun."""
-    names = [stage.name for stage in stages]
+def _check(run: Run, stages: Sequence[BoundStage], from_start: Sequence[str] = ()) -> None:
+    """Raises LabError for all that can be known of what was read to hinder one of the stages, before any of them is
+    begun. from_start: see `check_kept_texts`.
+    """
     if stages and (texts := stages[0].inputs.texts) is not None:
-        check_kept_texts(run, texts)
+        check_kept_texts(run, texts, [stage.name for stage in stages], from_start)
     for stage in stages:
-        for need in run.recipe.dependencies(stage.name):
-            if need not in names and not run.stage(need).finished:
-                raise LabError(
-                    f"{run.path}: {stage.name} builds on {need}, and {need} is not finished. Resume the run, or "
-                    f"train {need} first."
-                )
         root = run.recipe.other_run_ancestor(stage.name)
         if root is not None:
             _check_context(stage, root, run.other_run_stage(root).model_config().context)
@@ -331,8 +333,7 @@ def _stage(run: Run, stage: BoundStage, preparation: float, ready: Callable[[], 
         ready()
     accelerator().wait_for_everyone()
     with _resumable():
-        doctor = Doctor(name, config, untrained, earlier=folder.step_records)
-        records = _train(run, stage, model, source)
+        doctor, records = Doctor(name, config, untrained, folder.step_records), _train(run, stage, model, source)
         for record in records:
             try:
                 yield Progress(name, "train", record.step, steps, record)
@@ -346,8 +347,7 @@ def _stage(run: Run, stage: BoundStage, preparation: float, ready: Callable[[], 
                 result_model = config.result_model(model)
                 folder.save_model(result_model)
                 measured = _measure_alone(run, stage, result_model)
-            if untrained is not None:
-                measured["metrics"] = {"untrained_loss": untrained, **measured["metrics"]}
+            measured["metrics"] = ({} if untrained is None else {"untrained_loss": untrained}) | measured["metrics"]
             yield from _advice(name, steps, doctor.finish(measured["metrics"]))
             measured |= {"advice": [one._asdict() for one in doctor.findings]} if doctor.findings else {}
             seconds = round(clock.seconds + _training_seconds(folder), 2)

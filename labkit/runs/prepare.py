@@ -61,7 +61,7 @@ def prepare_inputs(run: Run) -> StageInputs:
     world, (texts, conversations, preferences) = World.load(recipe.tinyworld_size), read_sources(run.input_locations)
     if processes.is_main_process and not (run.path / "tokenizer.json").is_file():
         if recipe.other_run_stages:
-            tokenizer = open_other_run_stage(run.other_run_stage_path(recipe.other_run_stages[0]))[0].tokenizer()
+            tokenizer = open_other_run_stage(run.locate_other_run_stage(recipe.other_run_stages[0]))[0].tokenizer()
         else:
             pieces = tokenizer_texts(recipe, world, texts, conversations)
             tokenizer = Tokenizer.train(pieces, recipe.tokenizer.vocabulary)

@@ -23,6 +23,7 @@ from labkit.training.weights import (
     hash_weights,
     link_weights,
     load_weights,
+    weight_files,
     weights_or_index_file,
     write_tensors,
     write_weights,
@@ -114,13 +115,17 @@ class StageFolder:
         return self._load(RewardModel(Transformer(self.model_config())), device).eval()
 
     def check_weights_are_there(self) -> None:
-        """Raises LabError where the stage is finished, or has shards of weights, and its weights cannot be found."""
+        """Raises LabError where the stage is finished and its weights, or some of their shards, are not there, and for
+        shards without their index.
+        """
         check_index_is_there(self.path)
         if self.finished and not self.trained:
             raise LabError(
                 f"{self.path} is finished, but its weights (model.safetensors) are gone. Copy them from where they are "
                 f"kept, or train the stage again: labkit {self.name} {self.path.parent} --again"
             )
+        if self.finished:
+            weight_files(self.path)
 
     def model_config(self) -> ModelConfig:
         """The shape of the model. Raises LabError when it is not there, or was trained with another tokenizer."""

@@ -25,7 +25,7 @@ class CISPO(GRPO):
 
     epochs: Count = 2
     kl: KLChoice = NoKL()
-    clipping: ClippingChoice = ClipWeight(4.0)
+    clipping: ClippingChoice = ClipWeight()
     loss_mean: LossMean = "token"
 
     title = "CISPO"

@@ -34,15 +34,17 @@ class ClipRatio:
 
 @dataclass(frozen=True)
 class ClipWeight:
-    """The weight of a token's gradient is held below 1 + high: see `losses.clipped_weight_surrogate`."""
+    """The weight of a token's gradient, which is the ratio, is at most max_weight: see
+    `losses.clipped_weight_surrogate`.
+    """
 
-    high: Positive = 4.0
+    max_weight: Positive = 5.0
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     def __call__(self, ratio: Tensor, logprobs: Tensor, advantages: Tensor) -> Surrogate:
-        return clipped_weight_surrogate(ratio, logprobs, advantages, high=self.high)
+        return clipped_weight_surrogate(ratio, logprobs, advantages, max_weight=self.max_weight)
 
 
 ClippingChoice = NoClip | ClipRatio | ClipWeight

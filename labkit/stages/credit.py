@@ -66,6 +66,8 @@ class KLInReward:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.target is not None and not self.coef:
+            raise LabError("KLInReward: target steers coef by a factor, so that 0 stays 0. Set coef above 0.")
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,10 @@ class KLInLoss:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.estimator == "k1":
+            raise LabError(
+                "KLInLoss: k1 has a gradient of mean 0, so that it holds nothing. Choose estimator k2 or k3."
+            )
 
 
 KLChoice = NoKL | KLInReward | KLInLoss
@@ -200,7 +206,7 @@ class Credit:
         mean_score, kl = _means(parts) if self._has_state else (0.0, 0.0)
         found = [self._of(part, mean_score if self.moving_mean is None else self.moving_mean) for part in parts]
         if self._has_state:
-            self._learn(mean_score, kl)
+            self._update_state(mean_score, kl)
         if not self.whiten:
             return found
         white = whiten_together([one.advantages for one in found], [part.mask for part in parts], all_reduce_sum)
@@ -229,7 +235,7 @@ class Credit:
         )
         return self.baseline.advantages(rewards, part, self.num_generations, moving_mean)
 
-    def _learn(self, mean_score: float, kl: float) -> None:
+    def _update_state(self, mean_score: float, kl: float) -> None:
         """What the next rollout is compared with, and what a nat costs it."""
         momentum = self.baseline.momentum if isinstance(self.baseline, MovingMean) else 0.0
         before = mean_score if self.moving_mean is None else self.moving_mean

@@ -4,8 +4,9 @@ Shao et al. 2024, https://arxiv.org/abs/2402.03300, 4.1: an answer's advantage i
 divided by the group's deviation; the ratio is clipped as PPO's, the KL (k3) stands in the loss, and each answer counts
 the same, whatever its length.
 
-Departures: groups of 4, not 64, and kl coef 0.04 as there. TRL's GRPOTrainer averages over tokens (DAPO's loss) and has
-no KL by default; `loss_mean` and `kl` say that here.
+Departures: groups of 4, not 64. With one step on each rollout, as there, every ratio is 1 and nothing is clipped;
+`epochs` takes more. TRL's GRPOTrainer averages over tokens (DAPO's loss) and has no KL by default; `loss_mean` and `kl`
+say that here.
 """
 
 from __future__ import annotations

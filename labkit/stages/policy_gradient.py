@@ -24,6 +24,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from labkit.configs import Count, NonNegative, Range, check_fields
@@ -33,6 +34,7 @@ from labkit.losses import clipped_value_loss, entropy, next_token_loss, token_lo
 from labkit.losses.policy import ImportanceLevel, LossMean, importance_ratio, kl_estimate, token_weights
 from labkit.machine import all_reduce_sum
 from labkit.model.actor_critic import ActorCritic, actor_critic_output, actor_of
+from labkit.model.reward_model import RewardModel
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.clipping import ClippingChoice, NoClip
 from labkit.stages.credit import (
@@ -55,7 +57,6 @@ from labkit.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from labkit.evaluation.config import EvaluationConfig
-    from labkit.model.reward_model import RewardModel
     from labkit.model.transformer import Transformer
     from labkit.text.batch import Batch
     from labkit.training.config import BatchSource
@@ -136,6 +137,7 @@ class PolicyGradientStage(Stage):
                 "leave it off. compile_rollouts compiles the sampling of rollouts."
             )
         self.baseline.check(self.num_generations)
+        self.reward.check_group(self.num_generations)
 
     def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
         """Prompts must leave room for an answer, those to train on and those held out."""
@@ -148,19 +150,22 @@ class PolicyGradientStage(Stage):
         held_out_prompts(stage_inputs, config.policy_prompts, self.train.max_length, self.max_new_tokens)
 
     def initial_model(self, stage_inputs: StageInputs) -> Policy:
-        """The fine-tuned model; with a value model, which begins as a copy of the reward model, where there is one.
+        """The fine-tuned model; with a value model, which begins as a copy of the reward model whose scores are the
+        reward (of an ensemble the first), else of the fine-tuned model.
 
         Of an answer that has only begun, its log-probability so far says little: the critic goes by its head alone.
         """
         if not isinstance(self.baseline, ValueModel):
             return stage_inputs.predecessor_model()
-        critic = stage_inputs.reward_model_or_none()
-        if critic is None:
-            from labkit.model.reward_model import RewardModel
-
-            critic = RewardModel(stage_inputs.predecessor_model())
+        critic = self._reward_model(stage_inputs) or RewardModel(stage_inputs.predecessor_model())
         critic.logprob_weight.data.zero_()
         return ActorCritic(stage_inputs.predecessor_model(), critic)
+
+    def _reward_model(self, stage_inputs: StageInputs) -> RewardModel | None:
+        """The one whose scores are the reward, or the first of them; None where no reward model gives it."""
+        if self.reward_stages:
+            return stage_inputs.for_stage(stage_inputs.predecessor, self.reward_stages[0]).reward_model()
+        return stage_inputs.reward_model() if self.needs_reward_model else None
 
     def source(self, stage_inputs: StageInputs, model: Policy) -> BatchSource:
         """Rollouts of the policy, rewarded; the reference is a copy of the policy as it is before the first step."""
@@ -202,22 +207,17 @@ class PolicyGradientStage(Stage):
         ratio = importance_ratio(logprobs, batch.logprobs, mask, self.importance_level)
         surrogate = self.clipping(ratio, logprobs, batch.advantages)
         weights, count = token_weights(mask, self.loss_mean, self.max_new_tokens)
-        spread = (entropy(logits).squeeze(0) * weights[mask]).sum()
         loss = (surrogate.loss * weights)[mask].sum()
-        per_token = count / mask.sum()  # what is averaged over tokens, beside a loss that may not be
+        per_token = self._count_per_token(mask, count)  # for what is averaged over tokens, whatever the loss is
+        entropy_sum = entropy(logits).sum() * per_token
         watched = {"clip_fraction": (surrogate.clipped & mask).sum() * per_token}
         if isinstance(self.baseline, ValueModel):
-            value, _ = clipped_value_loss(
-                values,
-                batch.values,
-                batch.returns,
-                mask,
-                cliprange_value=self.baseline.cliprange_value,
-                weights=weights,
-            )
+            bound = self.baseline.cliprange_value
+            value, _ = clipped_value_loss(values, batch.values, batch.returns, mask, cliprange_value=bound)
+            value = value * per_token
             loss = loss + self.baseline.vf_coef * value
             watched["value_loss"] = value
-        loss = loss - self.entropy_coef * spread
+        loss = loss - self.entropy_coef * entropy_sum
         if isinstance(self.kl, KLInLoss):
             kl = kl_estimate(logprobs, batch.reference_logprobs, self.kl.estimator)
             loss = loss + self.kl.coef * (kl * weights)[mask].sum()
@@ -225,8 +225,14 @@ class PolicyGradientStage(Stage):
             text = self._language_model_loss(actor, batch.pretraining, count)
             loss = loss + self.ptx_coef * text
             watched["ptx_loss"] = text
-        watched |= {"entropy": spread} | token_count_metric(batch.inputs)
+        watched |= {"entropy": entropy_sum} | token_count_metric(batch.inputs)
         return loss, count, watched | {name: mean * count for name, mean in batch.metrics.items()}
+
+    def _count_per_token(self, mask: Tensor, count: Tensor) -> Tensor:
+        """By what a sum over tokens is multiplied, to be a mean over tokens when it is divided by all counts."""
+        if self.loss_mean == "token":
+            return torch.ones((), device=mask.device)
+        return all_reduce_sum(count.float()) / all_reduce_sum(mask.sum().float())
 
     def _language_model_loss(self, actor: Transformer, text: Batch, count: Tensor) -> Tensor:
         """Of the text that is mixed in (PPO-ptx, Ouyang et al. 2022, equation 2): nats per token of all processes'
@@ -259,12 +265,11 @@ class PolicyGradientStage(Stage):
 
     @classmethod
     def claim(cls, metrics: Metrics, predecessor_metrics: Metrics) -> Claim | None:
-        """Its answers to held-out prompts have a higher gold score than those of the model that it began with; where
-        nobody knows gold, the reward model likes them better.
+        """Its answers to held-out prompts are better than those of the model that it began with: by a reward of their
+        own, which the stage was trained on; else by the gold score; where nobody knows it, by the reward model.
         """
-        for name in ("gold", "reward"):
+        for name, words in (("training_reward", "reward of training"), ("gold", "gold score"), ("reward", "reward")):
             if name in metrics:
-                words = "gold score" if name == "gold" else name
                 return Claim(cls.kind, words, metrics[name], metrics[f"{name}_before"], "the initial model", "higher")
         return None
 
@@ -274,7 +279,14 @@ class PolicyGradientStage(Stage):
         """
         from labkit.evaluation.policies import policy_metrics
 
-        return policy_metrics(model, stage_inputs, config.policy_prompts, self.train.max_length, self.max_new_tokens)
+        return policy_metrics(
+            model,
+            stage_inputs,
+            config.policy_prompts,
+            self.train.max_length,
+            self.max_new_tokens,
+            lambda held_out: self.reward.held_out_judge(stage_inputs, held_out),
+        )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""REINFORCE: the gradient of the expected reward, and nothing else.
+"""REINFORCE: the gradient of the expected reward, less a KL penalty in it.
 
     gradient = mean of (reward - baseline) gradient of log policy(answer)
 

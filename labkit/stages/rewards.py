@@ -22,16 +22,19 @@ import torch
 
 from labkit.configs import check_fields
 from labkit.errors import LabError
-from labkit.evaluation.judges import Mean, MeanLessDeviation, Worst, reward_judge
+from labkit.evaluation.judges import Mean, MeanLessDeviation, Worst, reward_ensemble, reward_judge
 from labkit.machine import uses_bf16
 from labkit.text.chat import decode_reply, without_end_token
 from labkit.training.engine import make_parallel_eval_engine
 from labkit.training.processes import accelerator
 
 if TYPE_CHECKING:
+    from labkit.decoding import Judge
+    from labkit.evaluation.policies import HeldOutPrompts
     from labkit.preferences.prompts import IndexedPrompts
     from labkit.stages.inputs import StageInputs
     from labkit.stages.sampling import Samples
+    from labkit.text.tokenizer import Tokenizer
     from labkit.world import GoldScore
 
 RewardOfSamples = Callable[[Sequence[int], "Samples"], Sequence[float]]
@@ -48,9 +51,19 @@ class Reward(ABC):
         """The stages of the plan whose reward models it reads by name."""
         return ()
 
+    def check_group(self, num_generations: int) -> None:
+        """Raises LabError where so many answers to a prompt cannot be rewarded."""
+        return
+
     def check(self, stage_inputs: StageInputs) -> None:
         """Raises LabError when it can be known beforehand that nothing can be rewarded."""
         return
+
+    def held_out_judge(self, stage_inputs: StageInputs, held_out: HeldOutPrompts) -> Judge | None:
+        """For answers to held-out prompts, where these are not judged so anyhow: by the last reward model, or by the
+        oracle, whose measures say how often an answer is right and what its gold score is.
+        """
+        return None
 
     @abstractmethod
     def of_samples(self, stage_inputs: StageInputs, prompts: IndexedPrompts, precision: str) -> RewardOfSamples:
@@ -101,12 +114,18 @@ class Ensemble(Reward):
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if len(self.stages) < 2:
-            raise LabError(f"Ensemble: stages must name two reward models or more, not {', '.join(self.stages)}.")
+        if len(set(self.stages)) < max(2, len(self.stages)):
+            raise LabError(
+                f"Ensemble: stages must name two reward models or more, each once, not {', '.join(self.stages)}."
+            )
 
     @property
     def reward_stages(self) -> tuple[str, ...]:
         return self.stages
+
+    def held_out_judge(self, stage_inputs: StageInputs, held_out: HeldOutPrompts) -> Judge:
+        models = [stage_inputs.for_stage(stage_inputs.predecessor, stage).reward_model() for stage in self.stages]
+        return reward_ensemble(models, stage_inputs.tokenizer, self.combine, has_end_token=True)
 
     def of_samples(self, stage_inputs: StageInputs, prompts: IndexedPrompts, precision: str) -> RewardOfSamples:
         """By as many processes as hold each member's weights."""
@@ -159,8 +178,15 @@ class Verifier(OracleReward):
 @dataclass(frozen=True)
 class Votes(OracleReward):
     """The share of the other answers to the same prompt over which the world's annotator chooses this one: no reward
-    model stands between the choices and the policy. The annotator errs as often as in preference pairs.
+    model stands between the choices and the policy. The annotator errs as often as its profile says; the biases that
+    `annotation` can add are not its.
     """
+
+    def check_group(self, num_generations: int) -> None:
+        if num_generations < 2:
+            raise LabError(
+                f"Votes compares the answers to one prompt: num_generations must be at least 2, not {num_generations}."
+            )
 
     def from_oracle(
         self, stage_inputs: StageInputs, indices: Sequence[int], scores: Sequence[GoldScore]
@@ -204,26 +230,39 @@ class Custom(Reward):
         self._function()
 
     def of_samples(self, stage_inputs: StageInputs, prompts: IndexedPrompts, precision: str) -> RewardOfSamples:
-        function, tokenizer = self._function(), stage_inputs.tokenizer
-
-        def judged(index: int, drawn: Sequence[int]) -> float:
-            prompt, response = prompts.messages(index)[-1].content, decode_reply(tokenizer, drawn).strip()
-            try:
-                score = float(function(prompt, response))
-            except Exception as error:
-                raise LabError(f"The reward function {self.function!r} failed on {response!r}: {error!r}") from error
-            if not math.isfinite(score):
-                raise LabError(
-                    f"The reward function {self.function!r} gave {score} for the answer {response!r} to {prompt!r}. A "
-                    f"reward must be a finite number."
-                )
-            return score
-
         def rewards(indices: Sequence[int], samples: Samples) -> list[float]:
-            answers = [without_end_token(tokenizer, drawn) for drawn in samples.completions]
-            return [judged(*one) for one in zip(indices, answers, strict=True)]
+            asked = [prompts.messages(index)[-1].content for index in indices]
+            return self._rewards(stage_inputs.tokenizer, asked, samples.completions)
 
         return rewards
+
+    def held_out_judge(self, stage_inputs: StageInputs, held_out: HeldOutPrompts) -> Judge:
+        both = zip(held_out.prompt_ids, held_out.conversations, strict=True)
+        asked = {tuple(ids): messages[-1].content for ids, messages in both}
+
+        def judge(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[float]:
+            return self._rewards(stage_inputs.tokenizer, [asked[tuple(ids)] for ids in prompts], answers)
+
+        return judge
+
+    def _rewards(
+        self, tokenizer: Tokenizer, prompts: Sequence[str], completions: Sequence[Sequence[int]]
+    ) -> list[float]:
+        texts = [decode_reply(tokenizer, without_end_token(tokenizer, drawn)).strip() for drawn in completions]
+        return [self._reward(prompt, response) for prompt, response in zip(prompts, texts, strict=True)]
+
+    def _reward(self, prompt: str, response: str) -> float:
+        function = self._function()
+        try:
+            reward = float(function(prompt, response))
+        except Exception as error:
+            raise LabError(f"The reward function {self.function!r} failed on {response!r}: {error!r}") from error
+        if not math.isfinite(reward):
+            raise LabError(
+                f"The reward function {self.function!r} gave {reward} for the answer {response!r} to {prompt!r}. A "
+                f"reward must be a finite number."
+            )
+        return reward
 
     def _function(self) -> RewardFunction:
         if self.function not in REWARD_FUNCTIONS:

@@ -18,7 +18,7 @@ from labkit.machine import all_reduce_sum, autocast, float_for_sums, uses_bf16
 from labkit.model.actor_critic import ActorCritic, actor_critic_output, actor_of
 from labkit.model.transformer import Transformer
 from labkit.preferences.prompts import IndexedPrompts
-from labkit.stages.credit import Credit, ScoredAnswers
+from labkit.stages.credit import Credit, ScoredAnswers, ValueModel
 from labkit.stages.rewards import RewardOfSamples
 from labkit.stages.sampling import Sampler, Samples
 from labkit.text.batch import Batch
@@ -37,10 +37,10 @@ class Rollout(NamedTuple):
     inputs, labels, mask [B, T] as in Batch, mask True on the answers; logprobs, values [B, T] of the model that wrote
     them, and reference_logprobs of the reference model; advantages, returns [B, T]. metrics: means over all answers of
     a step, each []: reward of the judge, gold of the oracle (0 where there is none), kl in nats per answer, length in
-    tokens, and explained_variance: how much of the returns' variance the critic predicted; frac_reward_zero_std: of
-    the prompts, how many of whose answers all got the same reward; reward_std: the deviation of the reward, with N;
-    reward_length_correlation: Spearman's, of the reward and the length of the answers of a batch (of each process by
-    itself). pretraining: rows of text to be mixed in, or none.
+    tokens; with a critic explained_variance: how much of the returns' variance it predicted; with several answers to a
+    prompt frac_reward_zero_std: of the prompts, how many of whose answers all got the same reward; reward_std: the
+    deviation of the reward, with N; reward_length_correlation: Spearman's, of the reward and the length of the answers
+    of a batch (of each process by itself). pretraining: rows of text to be mixed in, or none.
     """
 
     inputs: Tensor
@@ -179,6 +179,10 @@ class RolloutSource:
         credited = self.credit(scored)
         golds = [self._gold(*given) for given in zip(batches, written, strict=True)]
         means = _means(scored, credited, golds, self.num_generations)
+        if not isinstance(self.credit.baseline, ValueModel):
+            del means["explained_variance"]
+        if self.num_generations == 1:
+            del means["frac_reward_zero_std"]
         return [
             Rollout(
                 *samples.batch,

@@ -28,25 +28,25 @@ Row = tuple[list[int], list[bool]]
 """Token ids, and beside each whether it is learned: the words of an answer of weight 1 and the `<|end|>` after them."""
 
 
-def encode_document(tokenizer: Tokenizer, document: Document, length: int) -> Row:
-    """One document as one row of at most `length` ids -> (ids, answer_mask).
+def encode_document(tokenizer: Tokenizer, document: Document, max_length: int) -> Row:
+    """One document as one row of at most `max_length` ids -> (ids, answer_mask).
 
     The text comes first, then as many whole exchanges (the turns up to and with an assistant's) as fit.
     Turns after the last answer have nothing to teach and are left out. Only a text, or a first exchange
     without a text, that is longer than the row by itself is cut.
     """
-    return encode_documents(tokenizer, [document], length)[0]
+    return encode_documents(tokenizer, [document], max_length)[0]
 
 
-def encode_documents(tokenizer: Tokenizer, documents: Sequence[Document], length: int) -> list[Row]:
+def encode_documents(tokenizer: Tokenizer, documents: Sequence[Document], max_length: int) -> list[Row]:
     """`encode_document` for many documents, with one call to the tokenizer where it is labkit's own."""
     if tokenizer.template is not None:
-        return [_templated(tokenizer, tokenizer.template, document, length) for document in documents]
+        return [_templated(tokenizer, tokenizer.template, document, max_length) for document in documents]
     pieces = [list(texts_with_leading_space(document)) for document in documents]
     ends = list(accumulate(map(len, pieces), initial=0))
     encoded = tokenizer.encode_batch([piece for group in pieces for piece in group])
     return [
-        _row(tokenizer, document, encoded[start:end], length)
+        _row(tokenizer, document, encoded[start:end], max_length)
         for document, start, end in zip(documents, ends, ends[1:], strict=False)
     ]
 

@@ -41,15 +41,15 @@ class LengthReport(NamedTuple):
 
 
 def encode_within_length(
-    tokenizer: Tokenizer, documents: Sequence[Document], length: int, loss_on: LossOn = "answers"
+    tokenizer: Tokenizer, documents: Sequence[Document], max_length: int, loss_on: LossOn = "answers"
 ) -> tuple[list[Row], LengthReport]:
-    """Documents -> their rows of at most `length` ids, without those that keep no label; and what did not fit.
+    """Documents -> their rows of at most `max_length` ids, without those that keep no label; and what did not fit.
 
     A document that is too long keeps its text and as many whole exchanges as fit (see `encode_document`).
     """
     rows = encode_documents(tokenizer, documents, sys.maxsize)
-    long = [index for index, (ids, _) in enumerate(rows) if len(ids) > length]
-    for index, row in zip(long, encode_documents(tokenizer, [documents[i] for i in long], length), strict=True):
+    long = [index for index, (ids, _) in enumerate(rows) if len(ids) > max_length]
+    for index, row in zip(long, encode_documents(tokenizer, [documents[i] for i in long], max_length), strict=True):
         rows[index] = row
     kept = [row for row in rows if has_labels(row, loss_on)]
     left_out = sum(not has_labels(rows[index], loss_on) for index in long)

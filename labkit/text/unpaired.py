@@ -1,10 +1,16 @@
-"""Single answers with a label: whether someone found them good. No answer is compared with another."""
+"""Single answers with a label, whether someone found them good, or with a rating. None is compared with another.
+
+    {"prompt": [{"role": "user", "content": …}], "completion": "In Lund.", "label": true}
+    {"prompt": [{"role": "user", "content": …}], "completion": "In Lund.", "rating": 4.5}
+
+The first is TRL's unpaired format. For other rows that are read see `labkit.text.reading.unpaired`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from numpy.typing import NDArray
@@ -24,6 +30,32 @@ class LabeledAnswer(NamedTuple):
     prompt: tuple[Message, ...]
     completion: str
     label: bool
+
+
+class RatedAnswer(NamedTuple):
+    """The same with a number that says how good it is, the higher the better."""
+
+    prompt: tuple[Message, ...]
+    completion: str
+    rating: float
+
+
+SingleAnswer = LabeledAnswer | RatedAnswer
+A = TypeVar("A", LabeledAnswer, RatedAnswer)
+
+
+class AnswerSplit(NamedTuple):
+    """Single answers to train on, and held out; all with a label or all with a rating."""
+
+    train: Sequence[SingleAnswer] = ()
+    validation: Sequence[SingleAnswer] = ()
+
+    @property
+    def kind(self) -> Literal["labels", "ratings"] | None:
+        """What they have; None where there are none."""
+        if not self.train:
+            return None
+        return "labels" if isinstance(self.train[0], LabeledAnswer) else "ratings"
 
 
 class LabeledBatch(NamedTuple):
@@ -73,6 +105,16 @@ def unpair(pairs: Sequence[PreferencePair]) -> list[LabeledAnswer]:
     return [
         LabeledAnswer(p.prompt, text, good) for p in pairs for text, good in ((p.chosen, True), (p.rejected, False))
     ]
+
+
+def drop_long_answers(tokenizer: Tokenizer, answers: Sequence[A], length: int) -> list[A]:
+    """The answers that fit, with their prompt, in a row of `length` tokens."""
+    return [one for one in answers if len(encode_prompt_and_answer(tokenizer, *one[:2])[0]) <= length]
+
+
+def single_answer_to_row(answer: SingleAnswer) -> dict[str, Any]:
+    """An answer as a row of the files described above."""
+    return {**answer._asdict(), "prompt": [message.to_dict() for message in answer.prompt]}
 
 
 def encode_with_mismatched(

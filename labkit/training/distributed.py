@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from labkit.model.blocks import Block
 from labkit.training.config import Objective
-from labkit.training.engine import Engine, Step, detach_step
+from labkit.training.engine import Engine, LossOutput, detach_output
 from labkit.training.sharding import gather_to, local_shard
 
 R = TypeVar("R")
@@ -41,19 +41,19 @@ class Replicated(Engine):
         )
         self.root.register_comm_hook(None, _summed)
 
-    def backward(self, objective: Objective, batch: Any, last_micro_batch: bool) -> Step:
+    def backward(self, objective: Objective, batch: Any, last_micro_batch: bool) -> LossOutput:
         with nullcontext() if last_micro_batch else self.root.no_sync():
             found = self.root(_objective, objective, batch)
             found[0].backward()
-        return detach_step(found)
+        return detach_output(found)
 
 
 class Sharded(Engine):
     """FSDP2: every process holds a shard of each parameter, of its gradient and of its optimizer state.
 
-    The memory of `model`'s own weights is freed until `restore_full_weights`; a copy of its modules holds the shards.
-    Each block is moved to the device, sharded and freed before the next one is; at the end each weight is gathered by
-    itself, to the main process's CPU. So a device holds the whole model at no time.
+    The memory of `model`'s own weights is freed until `gather_full_weights_to_main_process`; a copy of its modules
+    holds the shards. Each block is moved to the device, sharded and freed before the next one is; at the end each
+    weight is gathered by itself, to the main process's CPU. So a device holds the whole model at no time.
     """
 
     gathers = True
@@ -91,7 +91,7 @@ class Sharded(Engine):
         self.root.reshard()  # as a backward pass, which may not come, would do
         return found
 
-    def backward(self, objective: Objective, batch: Any, last_micro_batch: bool) -> Step:
+    def backward(self, objective: Objective, batch: Any, last_micro_batch: bool) -> LossOutput:
         # Each part's gradients are summed over the processes at once: kept until the last they would be whole.
         found = self.root(_objective, objective, batch)
         found[0].backward()
@@ -99,7 +99,7 @@ class Sharded(Engine):
             for p in self.scalars:
                 if p.grad is not None:
                     dist.all_reduce(p.grad)
-        return detach_step(found)
+        return detach_output(found)
 
     def gradient_norm(self, gradients: Sequence[Tensor]) -> float:
         parts = [g for g in gradients if isinstance(g, DTensor)]
@@ -109,7 +109,7 @@ class Sharded(Engine):
         dist.all_reduce(own)
         return math.sqrt(own.item() + sum(g.double().square().sum().item() for g in whole))
 
-    def restore_full_weights(self) -> None:
+    def gather_full_weights_to_main_process(self) -> None:
         self.root.reshard()
         for given, held in zip(self.given.parameters(), self.model.parameters(), strict=True):
             if isinstance(held, DTensor):
@@ -157,8 +157,8 @@ def _free_memory(weights: Sequence[Tensor]) -> None:
             p.data = p.data.new_empty(0)
 
 
-def _objective(model: nn.Module, objective: Objective, batch: Any) -> Step:
-    return detach_step(objective(model, batch), keep_loss=True)
+def _objective(model: nn.Module, objective: Objective, batch: Any) -> LossOutput:
+    return detach_output(objective(model, batch), keep_loss=True)
 
 
 def _summed(state, bucket):  # DDP refuses an annotation that is a text, as all of this file's are

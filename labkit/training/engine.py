@@ -3,7 +3,7 @@
     engine = make_parallel_engine(model, device)
     loss_sum, count, metrics = engine.backward(objective, batch, last_micro_batch=True)   # engine.model has gradients
     value = engine.call_with_weights(lambda model: evaluate(model, step))                 # every process comes here
-    engine.restore_full_weights()               # `model` has the weights; of a sharded one, on the main process alone
+    engine.gather_full_weights_to_main_process()    # `model` has the weights; a sharded one, on the main process alone
 
 An objective may call any method of the model: it is itself called inside the forward pass of a module that holds the
 model, which is what torch's engines hook into. Gradients are sums over processes, as losses are.
@@ -27,7 +27,8 @@ from labkit.training.config import Objective
 from labkit.training.processes import accelerator, parallel_config, shards_models
 
 R = TypeVar("R")
-Step = tuple[Tensor, Tensor, dict[str, Tensor]]
+LossOutput = tuple[Tensor, Tensor, dict[str, Tensor]]
+"""What an `Objective` gives: (loss_sum [], count [], metrics)."""
 
 
 class Engine:
@@ -44,21 +45,21 @@ class Engine:
         """call(model, *given), with the weights at hand; every process comes here, and computes as many passes."""
         return call(self.model, *given)
 
-    def backward(self, objective: Objective, batch: Any, last_micro_batch: bool) -> Step:
+    def backward(self, objective: Objective, batch: Any, last_micro_batch: bool) -> LossOutput:
         """The objective of a batch, its gradient added to the parameters'. last_micro_batch: of a step's batches; the
         gradients are then those of all processes.
         """
-        found = detach_step(objective(self.model, batch), keep_loss=True)
+        found = detach_output(objective(self.model, batch), keep_loss=True)
         found[0].backward()
-        return detach_step(found)
+        return detach_output(found)
 
     def gradient_norm(self, gradients: Sequence[Tensor]) -> float:
         """The norm of all gradients together."""
         return torch.nn.utils.get_total_norm(gradients).item()
 
-    def restore_full_weights(self) -> None:
-        """Give the trained weights back to the model that the engine was made of: on every process, but those of a
-        sharded model to the main process's CPU alone.
+    def gather_full_weights_to_main_process(self) -> None:
+        """Give the trained weights back to the model that the engine was made of. With one process, or DDP, every rank
+        has all of them already and keeps them; those of a sharded model are gathered on the CPU of rank 0 alone.
         """
 
 
@@ -137,9 +138,9 @@ def gather_full_parameters(model: nn.Module) -> Iterator[None]:
             module.reshard()
 
 
-def detach_step(step: Step, keep_loss: bool = False) -> Step:
-    """A step's numbers without what they were made of. keep_loss: but the loss."""
-    loss_sum, count, metrics = step
+def detach_output(output: LossOutput, keep_loss: bool = False) -> LossOutput:
+    """The numbers of an objective's output without what they were made of. keep_loss: but the loss."""
+    loss_sum, count, metrics = output
     return (
         loss_sum if keep_loss else loss_sum.detach(),
         count.detach(),

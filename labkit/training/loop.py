@@ -89,7 +89,7 @@ def fit(
                     loop.save()
                 yield record
         loop.optimizer.state.clear()  # before the weights are gathered
-        loop.engine.restore_full_weights()
+        loop.engine.gather_full_weights_to_main_process()
     except GeneratorExit:  # `break`: between two steps, so the weights are whole
         loop.save(together=False)
         raise

@@ -96,7 +96,7 @@ def attention_viewer_data(lab: Lab, run_name: str, stage: str, text: str) -> dic
     be read.
     """
     asked = inspections_of_all_stages(lab, run_name, text)
-    data = asked.viewer_data(stage) | {"subject": {"run": run_name, "text": text}}
+    data = asked.attention_viewer_data(stage) | {"subject": {"run": run_name, "text": text}}
     if text.strip() == OPENING:
         map_ = asked.inspect(stage).attention_maps[0]
         text_read = "".join(map_.rows)

@@ -11,6 +11,7 @@ from labkit.ui.chinese_messages import MESSAGES
 NAMES = {
     # table heads and states
     "stage": "阶段", "state": "状态", "steps": "步数", "time": "时间", "metric": "指标", "difference": "差值",
+    "beyond chance": "超出偶然", "within chance": "在偶然范围内", "better": "更好", "worse": "更差",
     "model": "模型", "votes": "票数", "win rate": "胜率", "recipe": "配方", "user": "用户", "assistant": "助手",
     "system": "系统", "percentage points": "个百分点",
     "Running": "运行中", "Evaluating": "评估中", "Finished": "已完成", "Stopped": "已停止", "Failed": "失败",
@@ -121,7 +122,7 @@ def label_in_chinese(text: str) -> str:
     return f"{NAMES[parts[1]]}（{label_in_chinese(parts[2])}）" if parts[2] else f"{NAMES[parts[1]]}：{parts[3]}"
 
 
-def message_in_chinese(text: str) -> str:
+def translate_message_to_chinese(text: str) -> str:
     """A message in Chinese; where its template is not known, in English, and said to be so."""
     for pattern, chinese in PATTERNS:
         found = pattern.fullmatch(text)
@@ -132,5 +133,5 @@ def message_in_chinese(text: str) -> str:
 
 def _inner(part: str) -> str:
     """What was put into a message, which may be a message itself."""
-    found = message_in_chinese(part)
+    found = translate_message_to_chinese(part)
     return part if found == UNTRANSLATED.format(part) else found

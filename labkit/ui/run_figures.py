@@ -60,8 +60,15 @@ def run_comparison_table(lab: Lab, name: str | None, other: str | None) -> RunCo
             _check_finished(lab, name, other)
             found = comparison_rows(compare_runs(lab.path(name), lab.path(other)))
             table = [
-                [translate_label(stage), translate_label(label), one, two, _translate_unit(gain)]
-                for stage, label, one, two, gain in found
+                [
+                    translate_label(stage),
+                    translate_label(label),
+                    one,
+                    two,
+                    _translate_unit(gain),
+                    translate_label(word) if word else "",
+                ]
+                for stage, label, one, two, gain, word in found
             ]
         except LabError as error:
             told = show_error_update(error)
@@ -71,6 +78,7 @@ def run_comparison_table(lab: Lab, name: str | None, other: str | None) -> RunCo
         name or "",
         other or "",
         translate_label("difference"),
+        translate_label("beyond chance"),
     ]
     return RunComparison(told, {"headers": heads, "data": table})
 

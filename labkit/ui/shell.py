@@ -53,7 +53,7 @@ def translate_message(text: object) -> str:
     lie: "/home/ada/lab/runs/mine is in use" is "runs/mine is in use".
     """
     shown = ABOVE.sub("", str(text))
-    return chinese.message_in_chinese(shown) if is_page_in_chinese() else shown
+    return chinese.translate_message_to_chinese(shown) if is_page_in_chinese() else shown
 
 
 def translate_label(text: str) -> str:

@@ -92,7 +92,7 @@ class AttentionViewer(anywidget.AnyWidget):
     def show_inspections(self, inspections: CheckpointInspections, checkpoint_name: str | None = None) -> None:
         """Show a text as the checkpoint `checkpoint_name` reads it, the first when not given."""
         self.inspections = inspections
-        self.data = inspections.viewer_data(
+        self.data = inspections.attention_viewer_data(
             inspections.checkpoint_names[0] if checkpoint_name is None else checkpoint_name
         )
 

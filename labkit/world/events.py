@@ -61,7 +61,7 @@ class WorldState:
         return self.lasting.get(key) if value is None else value
 
 
-Term = Callable[[WorldState, tuple[Any, ...]], Any]
+TermEvaluator = Callable[[WorldState, tuple[Any, ...]], Any]
 FLUENT = re.compile(r"(\w+)\(([\w, ]*)\)$")
 
 
@@ -69,9 +69,9 @@ class Condition(NamedTuple):
     """`left = right`, `left != right`, or `left = one or other`; `text` is how the YAML writes it."""
 
     text: str
-    left: Term
+    left: TermEvaluator
     equal: bool
-    allowed_values: tuple[Term, ...]
+    allowed_values: tuple[TermEvaluator, ...]
 
     def holds(self, state: WorldState, args: tuple[Any, ...]) -> bool:
         """Two unknowns are not equal, but unknown is the same as nil and as no."""
@@ -84,7 +84,7 @@ class Effect(NamedTuple):
 
     fluent: str
     arg_indices: tuple[int, ...]
-    value: Term
+    value: TermEvaluator
 
     def apply(self, state: WorldState, args: tuple[Any, ...]) -> None:
         """Make it so; nil makes it unknown."""
@@ -96,9 +96,9 @@ class Effect(NamedTuple):
             state.changing[key] = value
 
 
-def parse_term(text: str, roles: list[str], default_value: str) -> Term:
+def compile_term(text: str, roles: list[str], value_if_unset: str) -> TermEvaluator:
     """A role, a fluent of roles, or a constant -> how to look it up. A fluent that is not set reads as
-    `default_value`.
+    `value_if_unset`.
     """
     fluent = FLUENT.match(text)
     if fluent:
@@ -106,7 +106,7 @@ def parse_term(text: str, roles: list[str], default_value: str) -> Term:
 
         def look_up(state: WorldState, args: tuple[Any, ...]) -> Any:
             value = state.get((name, *(args[i] for i in where)))
-            return default_value if value is None else value
+            return value_if_unset if value is None else value
 
         return look_up
     if text in roles:
@@ -120,8 +120,8 @@ def parse_condition(text: str, roles: list[str]) -> Condition:
     left, sign, right = text.partition(" != " if "!=" in text else " = ")
     values = right.split(" or ")
     unknown = values[0] if values[0] in ("nil", "no") else "nil"
-    rights = tuple(parse_term(value, roles, "unknown" if FLUENT.match(value) else unknown) for value in values)
-    return Condition(text, parse_term(left, roles, unknown), "!" not in sign, rights)
+    rights = tuple(compile_term(value, roles, "unknown" if FLUENT.match(value) else unknown) for value in values)
+    return Condition(text, compile_term(left, roles, unknown), "!" not in sign, rights)
 
 
 def parse_effect(text: str, roles: list[str]) -> Effect:
@@ -131,7 +131,7 @@ def parse_effect(text: str, roles: list[str]) -> Effect:
     if fluent is None:
         raise ValueError(f"an effect needs a fluent on its left: {text!r}")
     where = tuple(roles.index(r) for r in fluent[2].replace(" ", "").split(",") if r)
-    return Effect(fluent[1], where, parse_term(right, roles, "nil"))
+    return Effect(fluent[1], where, compile_term(right, roles, "nil"))
 
 
 def parse_kind(name: str, raw: dict[str, Any]) -> EventKind:

@@ -43,7 +43,7 @@ def opened(browser: Browser, views: CheckpointInspections) -> Page:
     page.evaluate(
         "(data) => { const view = document.createElement('labkit-attention'); view.ask = window.ask; view.data = data;"
         " document.body.append(view); }",
-        views.viewer_data(views.checkpoint_names[0]),
+        views.attention_viewer_data(views.checkpoint_names[0]),
     )
     return page
 
@@ -52,13 +52,13 @@ def test_twelve_layers_of_twelve_heads_over_64_tokens(browser: Browser, tokenize
     model = made(tokenizer, depth=12, heads=12, key_value_heads=12, head_dim=4)
     ids = torch.randint(5, tokenizer.vocab_size, (64,), generator=torch.Generator().manual_seed(0)).tolist()
     views = CheckpointInspections(["model"], lambda name: Inspection(model, tokenizer, ids))
-    size = len(json.dumps(views.viewer_data("model")))
+    size = len(json.dumps(views.attention_viewer_data("model")))
     assert size < 1_200_000, f"{size} bytes"
     page = opened(browser, views)
     draw = """(data) => new Promise((done) => { const from = performance.now();
         document.querySelector('labkit-attention').data = data;
         requestAnimationFrame(() => setTimeout(() => done(performance.now() - from))); })"""
-    seconds = sorted(page.evaluate(draw, views.viewer_data("model")) / 1000 for _ in range(3))
+    seconds = sorted(page.evaluate(draw, views.attention_viewer_data("model")) / 1000 for _ in range(3))
     assert seconds[1] < 1.5, f"drawn in {seconds[1]:.2f} s"
     expect(page.locator(".grid button")).to_have_count(144)
     before = time.monotonic()
@@ -170,7 +170,7 @@ def test_in_a_notebook_a_question_waits_as_long_as_the_kernel_is_busy(browser: B
     page.clock.install()
     page.set_content("<!doctype html><body></body>")
     page.evaluate(SOURCE)
-    page.evaluate(KERNEL, views.viewer_data("model"))
+    page.evaluate(KERNEL, views.attention_viewer_data("model"))
     module = IN_NOTEBOOK.replace("ELEMENT", "labkit-attention").replace("export default", "window.widget =")
     page.evaluate(module)
     page.evaluate("() => { window.end = window.widget.render({ model: window.model, el: document.body }); }")

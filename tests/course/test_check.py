@@ -95,6 +95,7 @@ def test_dictionaries_and_rounding(asked):
     assert check("07.1", {"log 2": 0.69, "tokens": np.int64(4)})
     assert check("07.1", {"LOG  2": Fraction(693, 1000), "tokens": 4.0})
     assert "'log 2' is missing" in check("07.1", {"tokens": 4}).text
+    assert check("07.1", {" log  2": 0.69, "tokens": 4}) and not check("07.1", {"log2": 0.69, "tokens": 4})
     assert "Element ['tokens'] is 5" in check("07.1", {"log 2": 0.69, "tokens": 5}).text
 
 
@@ -102,7 +103,10 @@ def test_an_inverted_mask_is_recognised(asked):
     asked(exercise(mask, Value()))
     assert check("07.1", ~mask()).mistake == "mask inverted"
     assert check("07.1", mask().T).mistake == "transposed"
-    assert "True or False is asked for" in check("07.1", mask().float()).text
+    assert check("07.1", (~mask()).float()).mistake == "mask inverted"
+    assert check("07.1", mask().float()) and check("07.1", mask().int())
+    assert "True or False is asked for" in check("07.1", mask().float() / 2).text
+    assert check("07.1", [[[], 0, 0], [1, 1, 0], [1, 1, 1]]).state == "wrong"
 
 
 def test_an_option_that_there_is_not(asked):
@@ -169,6 +173,8 @@ def test_numbers_of_the_notebook_are_asked_for_by_name(asked):
     assert check("07.1", 6.0, loss=3.0)
     assert check("07.1", 6.0).state == check("07.1", 6.0, los=3.0).state == "unknown"
     assert 'check("07.1", 1.5, loss=loss)' in check("07.1", loss=3.0).text
+    assert "07.1 needs loss=… beside the answer." in check("07.1", 6.0).text
+    assert "07.1 takes no los." in check("07.1", 6.0, loss=3.0, los=1).text
 
 
 def test_what_the_solution_cannot_compute_with_is_no_wrong_answer(asked):
@@ -221,7 +227,7 @@ def test_only_an_empty_body_is_unanswered(asked):
     for function in functions:
         said = check("07.1", function)
         assert said.state == "wrong" and said.mistake == "return missing", said.text
-        assert "(2) gives None: is a return missing?" in said.text
+        assert "(2.0) gives None: is a return missing?" in said.text
     assert read_progress(progress_file())["07.1"].mistakes == {"return missing": 3}
 
 
@@ -243,6 +249,8 @@ def test_the_feedback_is_text_alone(asked):
         (math.exp(3.0), 3.0, "exp left in"),
         (4.0, 0.25, "reciprocal"),
         (0.3, 0.9, ""),
+        (1.0, 0.0, ""),
+        ([1.0, 1.0], [0.0, 1.0], ""),
         ("a", "b", ""),
     ],
 )
@@ -257,4 +265,5 @@ def test_comparing_and_showing():
     assert to_plain(array("d", [0.5])) == [0.5]
     assert difference({}, {}, 0) == difference([], [], 0) == ""
     assert show([0.123456, "a\n"]) == "[0.1235, 'a\\n']"
+    assert show({(3, 1)}) == "{(3, 1)}" and show(set()) == "set()" and show({}) == "{}"
     assert len(show(list(range(10_000)))) <= 160 and show(object()) == "something of the type object"

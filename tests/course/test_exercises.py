@@ -9,6 +9,7 @@ from labkit.course import Choice, Exercise, Function, Mistake, Value, check
 from labkit.course.compare import ERROR_PATTERNS, recognise, to_plain
 from labkit.course.registry import all_exercises, exercises, find_exercise, notebooks
 from labkit.errors import LabError
+from tests.course_answers import right_answer, wrong_answer
 
 EXERCISES = all_exercises()
 HINTS = {
@@ -34,7 +35,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("exercise", EXERCISES, ids=lambda one: one.id)
 def test_the_reference_solution_is_right(exercise):
-    said = check(exercise.id, exercise.checker.right_answer(exercise), **exercise.checker.given)
+    said = check(exercise.id, right_answer(exercise), **exercise.checker.given)
     assert said and said.text == f"✓ {exercise.id} is right."
 
 
@@ -42,7 +43,7 @@ def test_the_reference_solution_is_right(exercise):
 def test_each_mistake_is_refused_with_its_hint(exercise):
     assert len(exercise.mistakes) >= 3
     for mistake in exercise.mistakes:
-        said = check(exercise.id, exercise.checker.wrong_answer(mistake), **exercise.checker.given)
+        said = check(exercise.id, wrong_answer(exercise, mistake), **exercise.checker.given)
         assert said.state == "wrong", mistake.name
         assert said.mistake == mistake.name and mistake.hint in said.text
 
@@ -51,7 +52,7 @@ def pattern_of(exercise: Exercise, mistake: Mistake) -> str:
     """The pattern that leads from the right answer to the mistake's; of functions, on all inputs."""
     checker = exercise.checker
     assert isinstance(checker, Value | Function)
-    wrong, right = checker.wrong_answer(mistake), checker.right_answer(exercise)
+    wrong, right = wrong_answer(exercise, mistake), right_answer(exercise)
     pairs = [(wrong, right)]
     if isinstance(checker, Function):
         try:
@@ -93,6 +94,12 @@ def test_what_there_is_not_is_named():
     assert "00" in check("77.1", 1).text
 
 
+@pytest.mark.parametrize(("number", "text"), [(12.3, "12.3"), (7.3, "07.3")])
+def test_an_id_that_is_a_number_is_asked_for_in_quotes(number, text):
+    said = check(number, 1)
+    assert said.state == "unknown" and f'text, in quotes: check("{text}", …)' in said.text
+
+
 def numpy_scalars(value):
     """The same with NumPy's numbers and texts in place of Python's."""
     if isinstance(value, list | tuple):
@@ -103,9 +110,35 @@ def numpy_scalars(value):
 
 @pytest.mark.parametrize("exercise", EXERCISES, ids=lambda one: one.id)
 def test_an_answer_worked_out_with_numpy_is_right(exercise):
-    solution = exercise.checker.right_answer(exercise)
+    solution = right_answer(exercise)
     answer = (lambda *given: numpy_scalars(solution(*given))) if callable(solution) else numpy_scalars(solution)
     assert check(exercise.id, answer, **exercise.checker.given).state == "right"
+
+
+def test_what_looks_right_on_easy_inputs_is_refused():
+    """Each was taken for right where the inputs let it be."""
+
+    def joined(tokens, pair):
+        return " ".join(tokens).replace(" ".join(pair), "".join(pair)).split()
+
+    def nothing_at_the_end(probabilities, u):
+        ends = np.cumsum(probabilities)
+        return int(np.searchsorted(ends, u, side="right")) if u < ends[-1] else None
+
+    assert check("02.2", joined).mistake == "joined as text"
+    assert check("09.3", nothing_at_the_end).mistake == "nothing at the end"
+    assert check("09.3", lambda p, u: int(np.searchsorted(np.cumsum(p), u))).mistake == "edge on the left"
+
+
+@pytest.mark.parametrize("id", ["02.6", "03.2"])
+def test_a_mask_may_be_of_zeros_and_ones(id):
+    exercise = find_exercise(id)
+
+    def with_numbers(*given):
+        return np.array(exercise.solution(*given), dtype=float)
+
+    assert check(id, with_numbers)
+    assert check(id, lambda *given: 1 - with_numbers(*given)).mistake == "mask inverted"
 
 
 def test_a_tensor_of_many_numbers_is_not_read():

@@ -2,9 +2,11 @@
 
 import csv
 import errno
+import io
 import json
 import multiprocessing
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from labkit.commands.main import main
 from labkit.course import check
 from labkit.course.progress import progress_file, read_progress, record_answer
 from labkit.course.registry import all_exercises
+from tests.course_answers import right_answer
 from tests.faults import tree, without_root_rights
 
 
@@ -24,7 +27,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 def right(id: str):
     one = next(exercise for exercise in all_exercises() if exercise.id == id)
-    return check(id, one.checker.right_answer(one), **one.checker.given)
+    return check(id, right_answer(one), **one.checker.given)
 
 
 def test_answers_are_counted_until_right():
@@ -144,13 +147,31 @@ def test_progress_and_solutions_are_printed(capsys):
     check("00.1", 0.5, vocabulary=512)
     assert main(["course"]) == 0
     said = capsys.readouterr().out
-    assert "00  ✗ ✓ · · ·" in said and "1 of 5 right" in said and "00.1  1 attempt. Before training" in said
-    assert main(["course", "--solutions", "00"]) == 0
-    assert capsys.readouterr().out.count("def ") == 5
-    assert main(["course", "--solutions", "00.2"]) == 0
-    assert capsys.readouterr().out.startswith("# 00.2")
-    assert main(["course", "--solutions", "77"]) == main(["course", "--solutions", "00.9"]) == 2
+    assert said.startswith("✓ right   ✗ not right yet   · not answered\n")
+    assert "00  The whole recipe        ✗ ✓ · · ·    1 of 5 right" in said
+    assert "00.1  1 attempt. Before training" in said
+    for which in ("00", "0"):
+        assert main(["course", "--solutions", which]) == 0
+        assert capsys.readouterr().out.count("def ") == 5
+    for which in ("00.2", "0.2"):
+        assert main(["course", "--solutions", which]) == 0
+        assert capsys.readouterr().out.startswith("# 00.2")
+    assert main(["course", "--solutions", "12.1"]) == 0
+    assert "# The answer: 'from that word on'" in capsys.readouterr().out
+    for which in ("77", "00.9", "00.", "", "7.", "007"):
+        assert main(["course", "--solutions", which]) == 2
     assert "there are 00" in capsys.readouterr().err
+
+
+def test_marks_are_told_apart_where_the_terminal_has_ascii_alone(monkeypatch):
+    right("00.2")
+    check("00.1", 0.5, vocabulary=512)
+    printed = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="replace")
+    monkeypatch.setattr(sys, "stdout", printed)
+    assert main(["course"]) == 0
+    printed.seek(0)
+    said = printed.read()
+    assert said.startswith("+ right   x not right yet   . not answered") and "x + . . ." in said
 
 
 def _student(name: str, *ids: str) -> str:
@@ -216,6 +237,40 @@ def test_students_of_the_same_name_are_told_apart():
     places = [_student("a/lab", "00.2"), _student("b/lab", "00.2")]
     assert main(["course", "--export", "class.csv", *places]) == 0
     assert "a/lab,1," in Path("class.csv").read_text() and "b/lab,1," in Path("class.csv").read_text()
+
+
+def test_a_link_to_a_students_folder_is_called_as_the_link(tmp_path, capsys):
+    anna = _student("u1/labkit", "00.2")
+    (tmp_path / "students").mkdir()
+    for name in ("anna", "bob"):
+        (tmp_path / "students" / name).symlink_to(tmp_path / anna)
+    assert main(["course", "--export", "class.csv", "students/anna", "students/bob"]) == 1
+    rows = Path("class.csv").read_text(encoding="utf-8-sig").splitlines()
+    assert [row.split(",")[0] for row in rows] == ["student", "anna", "bob"]
+    assert "students/bob leads to the same file" in capsys.readouterr().err
+
+
+def test_what_a_student_writes_into_the_file_reaches_no_sheet_and_no_terminal(tmp_path, capsys):
+    fine = '{"exercises": {"00.2": {"right": true, "attempts": 1, "mistakes": {}, "feedback": "", "last": "%s"}}}'
+    for name, last in (("a;=cmd|1", ";=cmd|1"), ("b\x1b[31m\nc", "2026-01-02T03:04:05+00:00")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "course.json").write_text(fine % last)
+    assert main(["course", "--export", "class.csv", "a;=cmd|1", "b\x1b[31m\nc"]) == 0
+    rows = list(csv.DictReader(Path("class.csv").open(encoding="utf-8-sig")))
+    assert [row["student"] for row in rows] == ["a,=cmd|1", "b?[31m?c"]
+    assert [row["last answer"] for row in rows] == ["", "2026-01-02T03:04:05+00:00"]
+    assert main(["course", "b\x1b[31m\nc", "gone\x1b"]) == 1
+    captured = capsys.readouterr()
+    assert "\x1b" not in captured.out + captured.err
+
+
+def test_where_the_working_folder_is_gone_the_answer_is_still_checked(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    said = right("00.2")
+    monkeypatch.chdir(tmp_path)
+    assert said and "The progress could not be kept" in said.text
 
 
 def test_a_table_replaces_nothing_else(capsys):

@@ -73,7 +73,7 @@ def test_reward_models_of_several_stages():
 def test_what_is_refused():
     with pytest.raises(LabError, match="An ensemble needs two or more reward models, not 1"):
         RewardEnsemble(MEMBERS[:1])
-    with pytest.raises(LabError, match="The judge must return one score for each of 3 answers"):
+    with pytest.raises(LabError, match="The judge must return one finite score for each of 3 answers"):
         RewardEnsemble([MEMBERS[0], fixed(1.0)])(PROMPTS, ANSWERS)
     with pytest.raises(LabError, match="MeanLessDeviation: coef must be at least 0"):
         MeanLessDeviation(-1.0)

@@ -165,7 +165,7 @@ def test_an_encoder_looks_both_ways(tokenizer):
 
 def test_the_viewer_gets_what_each_token_sees_in_the_order_of_the_weights(look, tokenizer):
     """Of causal attention rows of 1, 2, … T numbers one after the other; of an encoder whole rows; to 1/65535."""
-    (data,) = look.viewer_data()["maps"]
+    (data,) = look.attention_viewer_data()["maps"]
     T = len(look.ids)
     read = torch.from_numpy(np.frombuffer(base64.b64decode(data["weights"]), "<u2").astype("float32")) / 65535
     rows = iter(read.split([i + 1 for _ in range(12) for i in range(T)]))
@@ -175,7 +175,7 @@ def test_the_viewer_gets_what_each_token_sees_in_the_order_of_the_weights(look, 
                 expected = look.attention_maps[0].weights[layer, head, i, : i + 1]
                 torch.testing.assert_close(next(rows), expected, atol=0.5 / 65535 + 1e-7, rtol=0)
     assert data["key_value_heads"] == 2 and next(rows, None) is None
-    (both_ways,) = Inspection(small(tokenizer, causal=False), tokenizer, [5, 6, 7]).viewer_data()["maps"]
+    (both_ways,) = Inspection(small(tokenizer, causal=False), tokenizer, [5, 6, 7]).attention_viewer_data()["maps"]
     assert len(base64.b64decode(both_ways["weights"])) == 2 * 12 * 9
 
 
@@ -216,9 +216,12 @@ def test_texts_that_cannot_be_looked_at(look, tokenizer):
 
 def test_what_a_viewer_asks(look, tokenizer):
     views = CheckpointInspections(["one", "two"], lambda name: look)
-    assert views.viewer_data("two")["stages"] == ["one", "two"] and views.viewer_data("two")["stage"] == "two"
+    assert (
+        views.attention_viewer_data("two")["stages"] == ["one", "two"]
+        and views.attention_viewer_data("two")["stage"] == "two"
+    )
     here: dict[str, Any] = {"stage": "one", "map": 0, "layer": 1, "head": 2}
-    assert views.handle_request({"what": "view", "stage": "two"})["maps"] == look.viewer_data()["maps"]
+    assert views.handle_request({"what": "view", "stage": "two"})["maps"] == look.attention_viewer_data()["maps"]
     assert views.handle_request({**here, "what": "without", "kind": "zero"})["kl_nats"] == look.ablate(0, 1, 2).kl_nats
     cell = views.handle_request({**here, "what": "cell", "row": 3, "column": 1})
     assert cell == look.score_breakdown(0, 1, 2, 3, 1)._asdict()

@@ -111,10 +111,10 @@ def test_ppos_loss_is_the_clipped_surrogate_summed():
 
 
 def test_a_clipped_weight_silences_no_token():
-    # ratios 6 and 2, bounded at 1 + 4: gradients of the log-probabilities are -5 A and -2 A
+    # ratios 6 and 2, bounded at 5: gradients of the log-probabilities are -5 A and -2 A
     new = torch.log(torch.tensor([0.6, 0.2])).requires_grad_()
     ratio = torch.exp(new - math.log(0.1))
-    found = clipped_weight_surrogate(ratio, new, torch.tensor([0.5, 0.5]), high=4.0)
+    found = clipped_weight_surrogate(ratio, new, torch.tensor([0.5, 0.5]), max_weight=5.0)
     found.loss.sum().backward()
     assert (
         new.grad is not None
@@ -129,7 +129,7 @@ def test_on_the_first_step_all_surrogates_have_reinforces_gradient():
     for surrogate in (
         lambda ratio, logprobs: unclipped_surrogate(ratio, advantages),
         lambda ratio, logprobs: clipped_ratio_surrogate(ratio, advantages, low=0.2, high=0.2),
-        lambda ratio, logprobs: clipped_weight_surrogate(ratio, logprobs, advantages, high=4.0),
+        lambda ratio, logprobs: clipped_weight_surrogate(ratio, logprobs, advantages, max_weight=5.0),
     ):
         logprobs = new.clone().requires_grad_()
         ratio = importance_ratio(logprobs, new, MASK, "token")
@@ -161,6 +161,12 @@ def test_group_advantages_by_hand():
     assert group_advantages(scores, 2, divide_by_deviation=False).tolist() == [-1, 1, 0, 0]
     scaled = group_advantages(scores, 2, divide_by_deviation=True)
     assert scaled.tolist() == pytest.approx([-1 / (math.sqrt(2) + 1e-4), 1 / (math.sqrt(2) + 1e-4), 0, 0])
+
+
+def test_equal_scores_teach_nothing_however_they_are_rounded():
+    for score, count in ((1000.1, 6), (300.7, 6)):
+        scores = torch.full((count,), score)
+        assert group_advantages(scores, count, divide_by_deviation=True).abs().max() == 0
 
 
 def test_leave_one_out_by_hand_and_beside_the_group_mean():

@@ -107,7 +107,7 @@ def test_leave_one_out_advantages_are_trls():
 
 
 def test_cispos_loss_is_trls(rollout):
-    """Of the new version, whose epsilon_high is the bound itself: ours is 1 + high."""
+    """Of the new version, whose epsilon_high is the bound itself."""
     trainer = SimpleNamespace(loss_type="cispo", epsilon_high=1.3)
     (code,) = [
         node
@@ -120,6 +120,6 @@ def test_cispos_loss_is_trls(rollout):
     theirs = run(
         ast.Module([code], []), self=trainer, coef_1=ratio, advantages=advantages, per_token_logps=rollout.new
     )["per_token_loss"]
-    found = clipped_weight_surrogate(ratio, rollout.new, advantages, high=0.3)
+    found = clipped_weight_surrogate(ratio, rollout.new, advantages, max_weight=1.3)
     close(theirs, found.loss)
     assert found.clipped.any() and not found.clipped.all()

@@ -1,5 +1,7 @@
 """What a notebook shows of a run, event by event."""
 
+from typing import Any
+
 import torch
 
 from labkit.reporting.notebook import (
@@ -81,3 +83,13 @@ def test_a_function_is_called_once_with_the_controls_values(capsys):
 
     show_controls(doubled, beta=(0.0, 1.0, 0.1), steps=(1, 9))
     assert seen[0] == (0.5, 3)
+
+
+def test_a_figure_that_is_returned_is_shown_under_its_controls(monkeypatch):
+    controls: list[Any] = []
+    shown: list[str] = []
+    monkeypatch.setattr("IPython.display.display", controls.append)
+    monkeypatch.setattr("ipywidgets.widgets.interaction.display", shown.append)
+    show_controls(lambda beta=0.5: f"figure at {beta}", beta=(0.0, 1.0, 0.1))
+    controls[0].kwargs_widgets[0].value = 0.7
+    assert shown == ["figure at 0.5", "figure at 0.7"]

@@ -51,7 +51,7 @@ def test_accuracy_is_in_percent_beside_the_question_alone_and_ordered_by_gain():
     """Gains after sft: where 0.9 - 0.5 = 0.4, who 0.9 - 0.2 = 0.7, so who comes first."""
     base = {"accuracy/where": 0.6, "accuracy/who": 0.3, "accuracy": 0.45}
     chat = {"accuracy/where": 0.9, "accuracy/who": 0.9, "question_only/where": 0.5, "question_only/who": 0.2}
-    drawn = traces(plots.accuracy_by_kind_chart({"pretrain": base, "sft": chat}))
+    drawn = traces(plots.accuracy_by_question_kind_chart({"pretrain": base, "sft": chat}))
     assert drawn["without the story"] == (["who", "where"], pytest.approx([20, 50]))
     assert drawn["after pretrain"] == (["who", "where"], pytest.approx([30, 60]))
     assert drawn["after sft"] == (["who", "where"], pytest.approx([90, 90]))
@@ -69,7 +69,7 @@ def test_kinds_that_need_no_story_come_last():
 
 
 def test_a_kind_that_a_stage_did_not_measure_leaves_a_gap():
-    drawn = traces(plots.accuracy_by_kind_chart({"pretrain": {}, "sft": {"accuracy/who": 0.5}}))
+    drawn = traces(plots.accuracy_by_question_kind_chart({"pretrain": {}, "sft": {"accuracy/who": 0.5}}))
     assert drawn["after pretrain"] == (["who"], [None])
 
 
@@ -81,7 +81,7 @@ def test_cost_splits_the_seconds_of_a_stage():
 
 
 @pytest.mark.parametrize(
-    "empty", [plots.loss_curves([]), plots.learning_rate_curve([]), plots.accuracy_by_kind_chart({})]
+    "empty", [plots.loss_curves([]), plots.learning_rate_curve([]), plots.accuracy_by_question_kind_chart({})]
 )
 def test_nothing_to_draw_is_an_empty_figure(empty):
     assert not any(len(trace.x) for trace in empty.data)
@@ -90,7 +90,7 @@ def test_nothing_to_draw_is_an_empty_figure(empty):
 
 def test_every_axis_with_numbers_names_its_unit():
     assert plots.loss_curves(RECORDS).layout.yaxis.title.text == "loss (nats per token)"
-    assert plots.accuracy_by_kind_chart({}).layout.yaxis.title.text == "accuracy (%)"
+    assert plots.accuracy_by_question_kind_chart({}).layout.yaxis.title.text == "accuracy (%)"
     assert plots.cost_chart([]).layout.xaxis.title.text == "seconds"
 
 

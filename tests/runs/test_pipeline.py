@@ -11,11 +11,9 @@ from labkit.errors import LabError
 from labkit.preferences.annotate import read_annotated_pairs
 from labkit.runs import pipeline
 from labkit.runs.folder import Run
-from labkit.runs.inputs import KEPT_TEXTS
 from labkit.runs.pipeline import rerun_stage, run
 from labkit.runs.prepare import prepare_inputs
 from labkit.runs.presets import make_recipe
-from labkit.text.clean import DuplicateTexts
 from tests.tiny import weights_hash
 from tests.tiny_recipe import TRAIN, tiny_recipe
 
@@ -288,48 +286,6 @@ def test_an_input_that_changed(tmp_path, corpora):
     text.unlink()
     with pytest.raises(LabError, match="text.txt, which .* reads .text., is missing"):
         next(run(recipe, tmp_path / "run", resume=True))
-
-
-@pytest.fixture
-def deduplicated(tmp_path, corpora, monkeypatch):
-    """(A recipe that reads a table of texts, a function that makes another of its rows the near duplicate.)"""
-    text = (corpora / "tinyshakespeare.txt").read_text()
-    rows = [{"text": text[start : start + 400]} for start in range(0, 40_000, 400)]
-    (tmp_path / "text.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    def drop(row: int) -> None:
-        found = DuplicateTexts({}, {row: 0 if row else 1})
-        monkeypatch.setattr("labkit.text.reading.texts.find_duplicates", lambda texts, order: found)
-
-    drop(7)
-    return tiny_recipe(text=str(tmp_path / "text.jsonl")), drop
-
-
-def test_a_run_is_not_resumed_with_texts_that_are_cleaned_otherwise(tmp_path, deduplicated):
-    recipe, drop = deduplicated
-    next(event for event in run(recipe, tmp_path / "run") if event.record)
-    drop(8)
-    before = (tmp_path / "run" / "recipe.json").read_bytes()
-    with pytest.raises(LabError, match="kept from .*text.jsonl differ from .*, as labkit's cleaning has changed since"):
-        list(run(recipe, tmp_path / "run", resume=True))
-    assert (tmp_path / "run" / "recipe.json").read_bytes() == before
-    drop(7)
-    list(run(recipe, tmp_path / "run", resume=True))
-    drop(8)
-    assert [event.phase for event in run(recipe, tmp_path / "run", resume=True)][-1] == "skipped"  # nothing to train
-    branched = Run.open(tmp_path / "run").branch(tmp_path / "branch", recipe, ["pretrain"])
-    assert branched.inputs == Run.open(tmp_path / "branch").inputs == Run.open(tmp_path / "run").inputs
-
-
-def test_a_run_begun_before_its_texts_were_noted_is_resumed_with_a_warning(tmp_path, deduplicated):
-    recipe, _ = deduplicated
-    next(event for event in run(recipe, tmp_path / "run") if event.record)
-    saved = json.loads((tmp_path / "run" / "recipe.json").read_text())
-    del saved["inputs"][KEPT_TEXTS]
-    (tmp_path / "run" / "recipe.json").write_text(json.dumps(saved))
-    with pytest.warns(UserWarning, match="was begun by an older labkit, which may have kept other near duplicates of"):
-        list(run(recipe, tmp_path / "run", resume=True))
-    assert KEPT_TEXTS not in Run.open(tmp_path / "run").inputs
 
 
 def test_the_preparation_is_part_of_the_first_stages_cost(made, monkeypatch, tmp_path):

@@ -168,7 +168,7 @@ def test_a_judge_that_gives_no_numbers_is_refused(stage_inputs):
         source = stage.source(stage_inputs, model)
         assert isinstance(source, RolloutSource)
         source.reward = reward
-        with pytest.raises(LabError, match="must return one score for each of 16 answers"):
+        with pytest.raises(LabError, match="must return one finite score for each of 16 answers"):
             source.next_batch(model, 0)
     assert isinstance(source, RolloutSource)
     source.reward = lambda indices, samples: [
@@ -315,7 +315,7 @@ def test_tasks_without_room_for_an_answer_are_left_out_too(stage_inputs):
     ]
     assert len(lengths) == 20
     with pytest.warns(UserWarning, match="held-out prompts with an answer of 1 token; left out"):
-        tasks, asked, fit = held_out_prompts(stage_inputs, 20, max(lengths) + 1, 8)
+        tasks, _, asked, fit = held_out_prompts(stage_inputs, 20, max(lengths) + 1, 8)
     assert len(tasks) == len(asked) == 20 - fit.left_out == sum(size < max(lengths) for size in lengths) > 0
 
 

@@ -33,7 +33,7 @@ from labkit.stages.rollouts import rank_correlation
 from labkit.text.pairs import PreferencePair
 from labkit.text.unpaired import LabeledSource, encode_with_mismatched, unpair
 from labkit.training.loop import fit
-from labkit.ui.chinese import UNTRANSLATED, message_in_chinese
+from labkit.ui.chinese import UNTRANSLATED, translate_message_to_chinese
 from labkit.world import Message
 from tests.tiny_alignment import TRAIN, tiny_materials
 
@@ -74,7 +74,7 @@ def examined(stage: Any, stage_inputs: Any, name: str, source: Any = None) -> li
     evaluate = validate if stage.train.evaluate_every else None
     steps = fit(model, source or stage.source(stage_inputs, model), stage.objective, stage.train, evaluate=evaluate)
     found = diagnose(name, stage, [record.to_dict() for record in steps])
-    assert UNTRANSLATED.format("") not in "".join(message_in_chinese(finding.message) for finding in found)
+    assert UNTRANSLATED.format("") not in "".join(translate_message_to_chinese(finding.message) for finding in found)
     return found
 
 

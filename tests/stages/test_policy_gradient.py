@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from labkit.errors import LabError
+from labkit.evaluation.config import EvaluationConfig
 from labkit.evaluation.judges import Mean, MeanLessDeviation, Worst
 from labkit.model.actor_critic import ActorCritic
 from labkit.model.reward_model import RewardModel
@@ -17,7 +18,7 @@ from labkit.model.transformer import Transformer
 from labkit.runs.folder import Run
 from labkit.runs.plan import PlannedStage, make_plan, resolve_dependencies
 from labkit.stages import SFT, STAGES, Pretrain, RewardModeling
-from labkit.stages.clipping import ClipRatio
+from labkit.stages.clipping import ClipRatio, ClipWeight
 from labkit.stages.credit import (
     Credit,
     GroupMean,
@@ -78,7 +79,9 @@ def trained(stage, stage_inputs, steps: int | None = None):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_method_raises_the_reward(stage_inputs, kind):
-    model, records = trained(stage(kind), stage_inputs)
+    one = stage(kind)
+    one = dataclasses.replace(one, train=dataclasses.replace(SHORT, steps=24 * one.epochs))
+    model, records = trained(one, stage_inputs)
     assert isinstance(model, Transformer), "there is no critic"
     before, after = (sum(one.metrics["reward"] for one in part) / 4 for part in (records[:4], records[-4:]))
     assert after > before + 0.3
@@ -103,6 +106,28 @@ def test_the_first_step_on_a_rollout_clips_nothing(stage_inputs):
         _, count, watched = one.objective(model, batch)
         assert watched["clip_fraction"] == 0
         assert count == (batch.mask.sum() if one.loss_mean == "token" else 16)
+
+
+@pytest.mark.parametrize("kind", ["dapo", "gspo", "cispo", "reinforcepp"])
+def test_the_second_step_on_a_rollout_clips(stage_inputs, kind):
+    """With bounds so narrow that they bind after one step of a large learning rate."""
+    narrow: Any = ClipWeight(1.001) if kind == "cispo" else ClipRatio(1e-4, 1e-4)
+    one = stage(kind, clipping=narrow)
+    assert one.epochs == 2
+    _, records = trained(one, stage_inputs, steps=2)
+    assert records[0].metrics["clip_fraction"] == 0 < records[1].metrics["clip_fraction"]
+
+
+def test_entropy_is_a_mean_over_tokens_whatever_the_loss_is(stage_inputs):
+    """Of one rollout, with a critic: the policy's average does not change what entropy and value loss are."""
+    found = {}
+    for mean in ("token", "answer", "constant"):
+        one = stage("reinforce", baseline=ValueModel(), loss_mean=mean)
+        model = one.initial_model(stage_inputs)
+        batch = one.source(stage_inputs, model).next_batch(model, 0)
+        _, count, watched = one.objective(model, batch)
+        found[mean] = [float(watched[name] / count) for name in ("entropy", "value_loss")]
+    assert found["token"] == pytest.approx(found["answer"], rel=1e-4) == pytest.approx(found["constant"], rel=1e-4)
 
 
 def test_grpos_loss_begins_at_zero_and_that_is_no_error(stage_inputs):
@@ -245,6 +270,10 @@ def test_what_an_ensemble_reads_must_stand_before_it_in_the_plan():
         (lambda: REINFORCE(SHORT, max_new_tokens=160), "REINFORCE: answers of 160 tokens leave no room for a prompt"),
         (lambda: GRPO(dataclasses.replace(SHORT, compile=True)), "GRPO: train.compile would recompile"),
         (lambda: GRPO(SHORT, kl=KLInLoss(-1.0)), "coef must be at least 0"),
+        (lambda: KLInLoss(0.1, "k1"), "KLInLoss: k1 has a gradient of mean 0"),
+        (lambda: KLInReward(0.0, target=1.0), "KLInReward: target steers coef by a factor"),
+        (lambda: REINFORCE(SHORT, num_generations=1, reward=Votes()), "Votes compares the answers.*at least 2, not 1"),
+        (lambda: Ensemble(("reward", "reward")), "two reward models or more, each once, not reward, reward"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(make, message):
@@ -258,6 +287,27 @@ def test_rewards_that_cannot_be_given_are_refused_beforehand(stage_inputs):
         Verifier().check(real)
     with pytest.raises(LabError, match="There is no reward function 'brevity'; known: vowels. Put @reward_function"):
         Custom("brevity").check(stage_inputs)
+
+
+def test_a_stage_is_measured_by_the_reward_that_it_was_trained_on(stage_inputs):
+    """Beside the oracle and the run's reward model: how many vowels greedy answers to held-out prompts have."""
+    one, few = stage(), EvaluationConfig(policy_prompts=4)
+    found = one.evaluate(stage_inputs.model("sft"), stage_inputs, few)
+    assert found["training_reward"] == found["training_reward_before"] and 0 <= found["training_reward"] <= 5
+    assert {"gold", "reward"} <= set(found)
+    claim = GRPO.claim(found, {})
+    assert claim is not None and claim.metric == "reward of training" and not claim.holds, "nothing was trained"
+    assert "training_reward" not in stage(reward=Verifier()).evaluate(stage_inputs.model("sft"), stage_inputs, few)
+
+
+def test_a_reward_that_is_not_finite_is_named_with_the_response(stage_inputs):
+    reward_function("endless")(lambda prompt, response: -math.inf)
+    one = stage(reward=Custom("endless"))
+    model = one.initial_model(stage_inputs)
+    with pytest.raises(
+        LabError, match="The reward function 'endless' gave -inf for the answer .* to .*must be a finite number"
+    ):
+        one.source(stage_inputs, model).next_batch(model, 0)
 
 
 def test_a_reward_function_that_fails_is_named_with_the_response(stage_inputs):

@@ -114,8 +114,11 @@ def test_a_branch_needs_what_it_begins_with(lab, tmp_path):
 def test_two_runs_side_by_side(lab):
     with_demo = Lab(lab.folder, demo_folder())
     told, table = run_comparison_table(with_demo, "tiny", "demo")
-    assert not told["visible"] and table["headers"] == ["stage", "metric", "tiny", "demo", "difference"]
-    assert table["data"] and all(len(row) == 5 for row in table["data"])
+    heads = ["stage", "metric", "tiny", "demo", "difference", "beyond chance"]
+    assert not told["visible"] and table["headers"] == heads
+    assert table["data"] and all(len(row) == 6 for row in table["data"])
+    said = {(row[0], row[1]): row[5] for row in table["data"]}
+    assert said["sft", "accuracy"] in ("better", "worse", "within chance") and said["sft", "validation loss"] == ""
 
 
 def test_why_two_runs_are_not_compared_is_said_above_an_empty_table(lab):

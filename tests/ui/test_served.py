@@ -158,34 +158,35 @@ def test_a_translation_holds_what_its_message_holds():
         values = [f"<{number}>" for number in range(template.count("{}"))]
         for value in values:
             filled = filled.replace("{}", value, 1)
-        assert chinese.message_in_chinese(filled) == translated.format(*values)
+        assert chinese.translate_message_to_chinese(filled) == translated.format(*values)
         assert all(value in translated.format(*values) for value in values), template
 
 
 def test_a_message_in_a_message_and_one_that_nobody_knows():
     whole = "Its process ended early: mine is running. Stop it first."
-    assert chinese.message_in_chinese(whole) == "进程提前结束：mine 正在运行。请先停止。"
+    assert chinese.translate_message_to_chinese(whole) == "进程提前结束：mine 正在运行。请先停止。"
     many = "Strategy 1, beam beams=99 is 99 texts at once; the limit is 32. Use a smaller beams=."
     assert (
-        chinese.message_in_chinese(many)
+        chinese.translate_message_to_chinese(many)
         == "Strategy 1, beam beams=99：同时 99 篇文本；上限为 32 篇。请用更小的 beams=。"
     )
     failed = "Its process ended early: The text cannot give a vocabulary of 9: its BPE merges end at "
     failed += "7. Ask for at most 7, leave the size unset, or give more text."
-    assert chinese.message_in_chinese(failed).startswith("进程提前结束：这些文本给不出 9 个词元的词表")
+    assert chinese.translate_message_to_chinese(failed).startswith("进程提前结束：这些文本给不出 9 个词元的词表")
     unknown = "There is no option --model.wdith. Did you mean --model.width?"
-    assert chinese.message_in_chinese(unknown) == "没有选项 --model.wdith。您是否想写 --model.width？"
+    assert chinese.translate_message_to_chinese(unknown) == "没有选项 --model.wdith。您是否想写 --model.width？"
     assert (
-        chinese.message_in_chinese("--model.width must be a whole number, not 'x'.")
+        chinese.translate_message_to_chinese("--model.width must be a whole number, not 'x'.")
         == "--model.width 须为整数，不能是 'x'。"
     )
     weights = "m is damaged, or of a different model than config.json describes: it has no head.weight."
     assert (
-        chinese.message_in_chinese(weights) == "m 已损坏，或属于与 config.json 所述不同的模型：模型没有 head.weight。"
+        chinese.translate_message_to_chinese(weights)
+        == "m 已损坏，或属于与 config.json 所述不同的模型：模型没有 head.weight。"
     )
     beyond = "--dpo.beta must be finite and above 0, not inf."
-    assert chinese.message_in_chinese(beyond) == "--dpo.beta 须为有限数且大于 0，不能是 inf。"
-    assert chinese.message_in_chinese("All of it is new.") == "英文原文：All of it is new."
+    assert chinese.translate_message_to_chinese(beyond) == "--dpo.beta 须为有限数且大于 0，不能是 inf。"
+    assert chinese.translate_message_to_chinese("All of it is new.") == "英文原文：All of it is new."
 
 
 def test_every_name_that_a_page_shows_is_translated():

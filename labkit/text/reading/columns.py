@@ -18,6 +18,7 @@ HISTORIES = ("history",)
 CHOSEN = ("chosen", "preferred_output", "chosen_response")
 REJECTED = ("rejected", "non_preferred_output", "rejected_response")
 LABELS = ("label",)
+KTO_LABELS = (*LABELS, "kto_tag")
 WEIGHTS = ("weight",)
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 KNOWN = {*TEXTS, *TURNS, *QUESTIONS, *INPUTS, *ANSWERS, *CHOSEN, *REJECTED}

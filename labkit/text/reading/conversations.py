@@ -15,7 +15,7 @@ from labkit.text.reading.columns import (
     CHOSEN,
     HISTORIES,
     INPUTS,
-    LABELS,
+    KTO_LABELS,
     QUESTIONS,
     SYSTEMS,
     TEXTS,
@@ -27,13 +27,13 @@ from labkit.text.reading.held_out import held_out_first_order, normalize_given_s
 from labkit.text.reading.pointers import refuse_answer_reference
 from labkit.text.reading.report import ReadReport, RowError
 from labkit.text.reading.rows import ParsedRows, check_weight_and_media, parse_rows, record_turn_remarks, to_tracked_row
+from labkit.text.reading.unpaired import required_label
 from labkit.text.reading.values import (
     clean_field,
     field_to_messages,
     join_with_blank_line,
     parse_transcript,
     parse_turns,
-    shorten_repr,
 )
 from labkit.world import Document, Message
 
@@ -222,17 +222,9 @@ def _is_good(columns: TrackedRow) -> bool | None:
     Beside a prompt and its completion, or called kto_tag, it is KTO's, which is true or false, 1 or 0: RowError for any
     other. Elsewhere it may be a class, of a question or of a text, and is not read.
     """
-    names = [*LABELS, "kto_tag"] if {"prompt", "completion"} <= columns.used else ["kto_tag"]
+    names = KTO_LABELS if {"prompt", "completion"} <= columns.used else ["kto_tag"]
     given = columns.get(names)
-    label = "" if is_empty(given) else str(given).strip().lower()
-    for good, words in ((True, ("true", "1", "1.0", "good")), (False, ("false", "0", "0.0", "bad"))):
-        if label in words:
-            return good
-    if label:
-        raise RowError(
-            "label", f"has the label {shorten_repr(given)} beside its answer; true (1) or false (0) is needed."
-        )
-    return None
+    return None if is_empty(given) else required_label(given)
 
 
 def _answers_alone(items: ParsedRows[Document]) -> ParsedRows[Document]:

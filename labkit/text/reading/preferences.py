@@ -1,4 +1,6 @@
-"""Preferences: a prompt, the answer that someone chose, and the one that they did not; or several in their order."""
+"""Preferences: a prompt, the answer that someone chose, and the one that they did not; or several in their order; or
+single answers, each with a label or a rating.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from typing import Any, NamedTuple
 from labkit.errors import LabError
 from labkit.text.pairs import PreferencePair
 from labkit.text.rankings import Ranking, ranking_of_pair
-from labkit.text.reading.columns import ANSWERS, CHOSEN, LABELS, QUESTIONS, REJECTED, TURNS, TrackedRow, is_empty
+from labkit.text.reading.columns import ANSWERS, CHOSEN, QUESTIONS, REJECTED, TURNS, TrackedRow, is_empty
 from labkit.text.reading.conversations import (
     answers_repeat_questions,
     history_messages,
@@ -32,28 +34,41 @@ from labkit.text.reading.pointers import (
 from labkit.text.reading.rankings import ranked_answers
 from labkit.text.reading.report import ReadReport, RowError
 from labkit.text.reading.rows import ParsedRows, check_weight_and_media, parse_rows, record_turn_remarks, to_tracked_row
+from labkit.text.reading.unpaired import answer_field, check_one_kind, feedback, summary
 from labkit.text.reading.values import clean_field, field_to_messages, parse_transcript, parse_turns
+from labkit.text.unpaired import AnswerSplit, LabeledAnswer, RatedAnswer, SingleAnswer
 from labkit.world import Message
 
 Turns = tuple[Message, ...]
-Preference = PreferencePair | Ranking
+Preference = PreferencePair | Ranking | SingleAnswer
 SCORES = ("score", "rating", "reward")
 
 
 class Preferences(NamedTuple):
     """Pairs to train on, pairs held out, and what was made of their source. rankings: the lists to train on, of which
     `train` holds each two answers; a pair among them is a list of two. Empty where the source has pairs alone.
+    answers: single ones; where there are some, there is nothing else.
     """
 
     train: list[PreferencePair]
     validation: list[PreferencePair]
     reading: ReadReport
     rankings: Sequence[Ranking] = ()
+    answers: AnswerSplit = AnswerSplit()
+
+    @property
+    def train_prompts(self) -> list[Turns]:
+        """The different prompts that are trained on."""
+        return list(dict.fromkeys(one.prompt for one in (*self.train, *self.answers.train)))
+
+    @property
+    def validation_prompts(self) -> list[Turns]:
+        """The different prompts that are held out."""
+        return list(dict.fromkeys(one.prompt for one in (*self.validation, *self.answers.validation)))
 
 
 def read_preferences(path_or_hub_name: str | Path, held_out: float = 0.1) -> Preferences:
-    """Preference pairs from `path_or_hub_name`, cleaned and split by prompts, so that no held-out prompt was trained
-    on.
+    """Preferences from `path_or_hub_name`, cleaned and split by prompts, so that no held-out prompt was trained on.
 
     Raises LabError as `read_unsplit_preferences` does, and when there is one prompt only.
     """
@@ -65,10 +80,11 @@ def split_preferences(items: ParsedRows[Preference], held_out: float = 0.1) -> P
     prompt.
     """
     source = items.reading.source
+    what = "answers" if isinstance(items.values[0], SingleAnswer) else "pairs"
     prompts = list(dict.fromkeys(pair.prompt for pair in items.values))
     if len(prompts) < 2:
         raise LabError(
-            f"{source}: all {len(items.values)} pairs have the same prompt, so none can be held out whose prompt was "
+            f"{source}: all {len(items.values)} {what} have the same prompt, so none can be held out whose prompt was "
             f"not trained on; at least 2 prompts are needed."
         )
     apart = normalize_given_splits(items.split_per_row, items.reading)
@@ -82,34 +98,42 @@ def split_preferences(items: ParsedRows[Preference], held_out: float = 0.1) -> P
     free = [pair for pair in train if pair.prompt not in held]
     if len(free) < len(train):
         items.reading.warnings.append(
-            f"{len(train) - len(free)} training pairs have a prompt that is held out, and are not trained on."
+            f"{len(train) - len(free)} training {what} have a prompt that is held out, and are not trained on."
         )
     if not free:
-        raise LabError(f"{source}: every training pair has a prompt that is held out. Give other prompts to hold out.")
+        raise LabError(f"{source}: all training {what} have a prompt that is held out. Give other prompts to hold out.")
     return _preferences(free, validation, items.reading)
 
 
 def _preferences(train: list[Preference], validation: list[Preference], reading: ReadReport) -> Preferences:
-    """Both parts as pairs, the first as lists, too, if there are any."""
-    lists = [one if isinstance(one, Ranking) else ranking_of_pair(one) for one in train]
-    listed = any(isinstance(one, Ranking) for one in train)
-    return Preferences(_pairs(train), _pairs(validation), reading, lists if listed else ())
+    """Both parts as pairs, the first as lists, too, if there are any; or as single answers."""
+    answers = AnswerSplit(*([one for one in part if isinstance(one, SingleAnswer)] for part in (train, validation)))
+    lists, held_out = map(_lists, (train, validation))
+    pairs, held_out_pairs = ([pair for one in part for pair in _pairs(one)] for part in (lists, held_out))
+    listed = any(isinstance(one, Ranking) for one in lists)
+    rankings = [one if isinstance(one, Ranking) else ranking_of_pair(one) for one in lists] if listed else ()
+    return Preferences(pairs, held_out_pairs, reading, rankings, answers)
 
 
-def _pairs(preferences: Sequence[Preference]) -> list[PreferencePair]:
-    return [pair for one in preferences for pair in (one.pairs if isinstance(one, Ranking) else [one])]
+def _lists(preferences: Sequence[Preference]) -> list[PreferencePair | Ranking]:
+    return [one for one in preferences if not isinstance(one, SingleAnswer)]
+
+
+def _pairs(preference: PreferencePair | Ranking) -> list[PreferencePair]:
+    return preference.pairs if isinstance(preference, Ranking) else [preference]
 
 
 def read_unsplit_preferences(path_or_hub_name: str | Path) -> ParsedRows[Preference]:
-    """All pairs and ranked lists of `path_or_hub_name`, in its order, cleaned. A pair that stands there again is
-    another vote, and stays; so does its reverse.
+    """All pairs and ranked lists of `path_or_hub_name`, or all its single answers, in its order, cleaned. What stands
+    there again is another vote, and stays; so does its reverse.
 
     A row has the columns chosen and rejected (or preferred_output and non_preferred_output) and one of prompt,
     instruction, question, query or messages; each is a text, a message or messages. Without a prompt column it is what
     both answers begin with, as messages or as a transcript of Human: and Assistant:. Where several answers stand in
     other columns, chosen and rejected, or winner, may name them (see `pointers.py`). A column margin says how much
-    better the chosen one is. A list of answers with a number for each is a ranked list (see `rankings.py`). Raises
-    LabError for a source without such rows, or when most of them cannot be used.
+    better the chosen one is. A list of answers with a number for each is a ranked list (see `rankings.py`), an answer
+    with a label or a number a single one (see `unpaired.py`). Raises LabError for a source without such rows, or with
+    single answers beside others, or when most rows cannot be used.
     """
     numbering, suspects = IndexBase(), AnswerReferenceCheck()
     items = parse_rows(path_or_hub_name, partial(_preference, numbering, suspects))
@@ -117,6 +141,9 @@ def read_unsplit_preferences(path_or_hub_name: str | Path) -> ParsedRows[Prefere
         items = parse_rows(path_or_hub_name, partial(_preference, IndexBase(numbering.remaining_bases), suspects))
     suspects.raise_if_all_are_references(items.reading.source)
     items.reading.finish_and_check(len(items.values))
+    check_one_kind(items.values, items.reading.source)
+    single = [one for one in items.values if isinstance(one, SingleAnswer)]
+    items.reading.warnings += [summary(single)] if single else []
     asked = [one.prompt[-1].content for one in items.values]
     if not all(answers_repeat_questions(asked, [_answers(one)[side] for one in items.values]) for side in (0, -1)):
         return items
@@ -127,6 +154,8 @@ def read_unsplit_preferences(path_or_hub_name: str | Path) -> ParsedRows[Prefere
 
 def _answers(preference: Preference) -> tuple[str, ...]:
     """From the best to the worst."""
+    if isinstance(preference, SingleAnswer):
+        return (preference.completion,)
     return preference.answers if isinstance(preference, Ranking) else (preference.chosen, preference.rejected)
 
 
@@ -135,19 +164,27 @@ def _without_question(preference: Preference) -> Preference:
     answers = tuple(strip_repeated_question(answer, question) for answer in _answers(preference))
     if isinstance(preference, Ranking):
         return preference._replace(answers=answers)
+    if isinstance(preference, SingleAnswer):
+        return preference._replace(completion=answers[0])
     return preference._replace(chosen=answers[0], rejected=answers[1])
 
 
 def _preference(
     numbering: IndexBase, suspects: AnswerReferenceCheck, row: Any, reading: ReadReport
 ) -> tuple[Preference, TrackedRow]:
-    """One row -> a pair or a list. Raises RowError where it is none, or its answers are empty or equal."""
+    """One row -> a pair, a list or a single answer. Raises RowError where it is none, or its answers are empty or
+    equal.
+    """
     columns = to_tracked_row(row)
     check_weight_and_media(columns)
     check_tie(columns)
-    ranked = None if columns.has_column((*CHOSEN, *REJECTED, *WINNERS)) else ranked_answers(columns, reading)
-    if ranked is not None:
-        return _ranking(ranked, columns, reading), columns
+    if not columns.has_column((*CHOSEN, *REJECTED, *WINNERS)):
+        ranked = ranked_answers(columns, reading)
+        if ranked is not None:
+            return _ranking(ranked, columns, reading), columns
+        answer, said_of_it = answer_field(columns), feedback(columns)
+        if answer is not None and said_of_it is not None:
+            return _single_answer(answer, said_of_it, columns, reading), columns
     return _pair(numbering, suspects, columns, reading), columns
 
 
@@ -157,10 +194,23 @@ def _ranking(ranked: Sequence[Any], columns: TrackedRow, reading: ReadReport) ->
     if not all(isinstance(one, str) for one in answers):
         raise RowError("answers as messages", "has a list of answers as messages. Write each answer as its text.")
     texts = tuple(dict.fromkeys(map(str, answers)))
-    _check(asked, texts)
+    _check(asked, texts if len(texts) > 1 else texts * 2)
     said = [Message("assistant", text) for text in texts]
     record_turn_remarks(reading, (*asked, *said), [columns.values[name] for name in columns.used])
     return Ranking(asked, texts)
+
+
+def _single_answer(given: Any, said_of_it: bool | float, columns: TrackedRow, reading: ReadReport) -> SingleAnswer:
+    asked = () if isinstance(given, tuple) else _prompt(columns)
+    answer = _answer(given)
+    if not isinstance(answer, str):
+        asked, answer, _ = _parted(prepend_system_message(columns, asked), answer, answer)
+    _check(asked, (answer,))
+    said = Message("assistant", answer)
+    record_turn_remarks(reading, (*asked, said), [columns.values[name] for name in columns.used])
+    if isinstance(said_of_it, bool):
+        return LabeledAnswer(asked, answer, said_of_it)
+    return RatedAnswer(asked, answer, said_of_it)
 
 
 def _check(asked: Turns, answers: Sequence[str]) -> None:
@@ -171,7 +221,7 @@ def _check(asked: Turns, answers: Sequence[str]) -> None:
         raise RowError("prompt without a question", "has a prompt that does not end with a user message.")
     if not all(answers):
         raise RowError("empty answer", "has an empty answer.")
-    if len({*answers}) < 2:
+    if len(answers) > 1 and len({*answers}) < 2:
         raise RowError("identical answers", "has the same answer chosen and rejected.")
 
 
@@ -281,8 +331,9 @@ def _systems(asked: Turns, shared: Turns) -> Turns:
 
 def _mend(columns: TrackedRow) -> str:
     needed = "preferences need chosen and rejected, and a prompt"
-    if columns.has_column(LABELS) and columns.has_column(ANSWERS):
-        return f"labels of single answers (as for KTO) are unpaired and cannot be paired: {needed}."
     if columns.has_column(ANSWERS):
-        return f"{needed}. Of answers with a score or a rank, write the better as chosen and the other as rejected."
+        return (
+            f"{needed}; or single answers with a label (true or false) or a rating (a number). Of answers with a rank, "
+            f"write the better as chosen and the other as rejected."
+        )
     return f"{needed} ({', '.join(QUESTIONS)})."

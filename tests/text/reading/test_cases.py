@@ -51,6 +51,16 @@ def votes(chosen=SAID, rejected=NOBODY):
     return [{"prompt": [user(q)], "chosen": yes, "rejected": no} for q, yes, no in sides]
 
 
+def labelled():
+    return [{"prompt": [user(ASKED[i])], "completion": SAID[i], "label": i % 2 == 1} for i in range(40)]
+
+
+def rated():
+    """Two answers to each of 20 prompts, the second the better."""
+    said = [(NOBODY[i], 1.0) if i % 2 == 0 else (SAID[i], 4.0) for i in range(40)]
+    return [{"prompt": [user(ASKED[i // 2])], "completion": x, "rating": r} for i, (x, r) in enumerate(said)]
+
+
 def without(rows, *gone):
     return [row for index, row in enumerate(rows) if index not in gone]
 
@@ -199,7 +209,9 @@ GOOD: dict[str, tuple[Any, dict[str, Any]]] = {
     "p-conflicting": (conflicting, {}),
     "p-empty-prompt-row": (without(votes(), 20), {"dropped": {"empty prompt": 1}, "said": "data.jsonl, line 21"}),
     "p-half-too-long": (long_pairs, {}),
+    "p-helpsteer": (rated(), {"unused": ["column correctness"], "said": "from 1 to 4, mean 2.5"}),
     "p-hh-transcripts": (votes(), {}),
+    "p-kto": (labelled(), {"said": "20 good, 20 bad"}),
     "p-number-answers": (votes([str(i) for i in range(40)], [str(i + 1) for i in range(40)]), {}),
     "p-openai": (votes(), {}),
     "p-plain": (votes(), {}),
@@ -233,8 +245,6 @@ REFUSED = {
     "i-openai-image-parts": r"data.jsonl, line 1 has a part of type 'image_url' .* Remove it",
     "i-ranked-output-list": r"data.json, row 1 has a list where a text is needed: .* Give one text",
     "p-argilla": r"export.json, row 1 has the columns id, fields, responses, .* preferences need chosen and rejected",
-    "p-helpsteer": r"data.jsonl, line 1 has the columns prompt, response, .* write the better as chosen",
-    "p-kto": r"data.jsonl, line 1 has the columns .* labels of single answers .* cannot be paired",
     "p-label-studio": r"export.json, row 1 has the columns id, data, annotations; preferences need chosen and rejected",
     "p-ranked-list": r"data.json, row 1 has the columns instruction, input, output; .* write the better as chosen",
     "p-same-prompt-all": r"data.jsonl: all 40 pairs have the same prompt, so none can be held out",

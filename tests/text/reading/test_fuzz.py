@@ -58,7 +58,7 @@ SHAPES = [
     rows_with("messages", **extra),
     rows_with("conversations", **extra),
     rows_with("instruction", "output", **extra),
-    rows_with("prompt", "completion", **extra),
+    rows_with("prompt", "completion", rating=values, **extra),
     rows_with("question", "answer", context=fields),
     rows_with("text", title=values),
     rows_with("prompt", "chosen", "rejected", **extra),

@@ -1,0 +1,1 @@
+"""Experiments over several seeds, one file each, that the README's tables come from."""

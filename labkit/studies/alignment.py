@@ -1,0 +1,291 @@
+"""Every way to learn from preferences, from the same fine-tuned model, over several seeds.
+
+    labkit study alignment --seeds 0 1 2 --methods ppo grpo dpo
+
+A seed is a run of its own: tokenizer, pretraining, fine-tuning and reward model once, then each method from the same
+fine-tuned model. Each policy and that model answer the same held-out prompts, greedily, and the oracle scores both
+answers to a prompt: gain in gold, win rate, right answers. The prompts are the run's own, so the spread of seeds holds
+that of prompts, too. A method is called better than another only outside the spread of seeds: see
+`labkit.studies.seeds`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labkit.configs import Count, Seed, check_fields
+from labkit.errors import LabError, count_with_noun
+from labkit.evaluation.policies import OracleScores, greedy_answer_ids, oracle_scores, paired_oracle_metrics
+from labkit.files import write_json, write_text
+from labkit.machine import describe_machine
+from labkit.model.transformer import Transformer
+from labkit.reporting.charts import figure_page, interval_chart
+from labkit.reporting.terminal import align_columns
+from labkit.runs.folder import Run
+from labkit.runs.prepare import prepare_inputs
+from labkit.runs.recipe import Recipe
+from labkit.stages import StageInputs
+from labkit.studies.measuring import Arrays, Asked, ask, kept_arrays, kl_of_answers, sampled_answers
+from labkit.studies.methods import BASE, method_names, method_stage_name, recipe_of_methods
+from labkit.studies.seeds import FORMULA, SeedComparison, compare_over_seeds, summarize_seeds
+from labkit.studies.training import train_stages
+from labkit.text.chat import without_end_token
+from labkit.text.tokenizer import Tokenizer
+
+MAX_NEW_TOKENS = 40
+"""Where every method's answers are cut; in TinyWorld few are longer than 30 tokens."""
+LARGEST_FALL = 0.02
+"""Of right answers, in any seed, that is not said."""
+
+
+@dataclass(frozen=True)
+class AlignmentStudy:
+    """One run of the preset for each seed, in folders under out. methods: see `labkit.studies.methods`; all when empty.
+    prompts: held-out ones that every policy answers.
+    """
+
+    preset: str = "lab"
+    seeds: tuple[Seed, ...] = (0, 1, 2)
+    methods: tuple[str, ...] = ()
+    prompts: Count = 500
+    out: Path = Path("runs/study-alignment")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise LabError("study alignment needs at least one seed, and each seed once: --seeds 0 1 2")
+        for method in self.methods:
+            method_stage_name(method)
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The methods that are trained."""
+        return self.methods or tuple(method_names())
+
+
+def study_recipe(config: AlignmentStudy, preset: Recipe) -> Recipe:
+    """The preset's recipe with the study's methods and prompts."""
+    evaluation = dataclasses.replace(preset.evaluation, policy_prompts=max(2, config.prompts))
+    return recipe_of_methods(dataclasses.replace(preset, evaluation=evaluation), config.chosen)
+
+
+def run(
+    config: AlignmentStudy, recipe: Recipe, progress: Callable[[str], object] = lambda line: None
+) -> dict[str, Any]:
+    """Make what is not there yet of each seed's run; all numbers, as what JSON can write. recipe: see `study_recipe`.
+
+    {"preset", "seeds", "prompts": of each seed, "formula", "methods": {METHOD: {"seeds": [metrics of each],
+    "over_seeds": {NAME: SeedSummary}}}, "comparisons": [SeedComparison], "figure", "machine"}. Raises LabError as the
+    runs do.
+    """
+    found: dict[str, list[dict[str, float]]] = {method: [] for method in config.chosen}
+    for seed in config.seeds:
+        folder = config.out / f"seed-{seed}"
+        progress(f"{folder} ...")
+        stages = [*BASE, *(method_stage_name(method) for method in config.chosen)]
+        opened = train_stages(dataclasses.replace(recipe, seed=seed), folder, stages)
+        progress(f"{folder}: answers to {count_with_noun(config.prompts, 'held-out prompt')} ...")
+        for method, metrics in measure_seed(opened, config).items():
+            found[method].append(metrics)
+    result = {
+        "preset": config.preset,
+        "seeds": list(config.seeds),
+        "prompts": [int(metrics["prompts"]) for metrics in found[config.chosen[0]]],
+        "formula": FORMULA,
+        "methods": {method: {"seeds": each, "over_seeds": over_seeds(each)} for method, each in found.items()},
+        "comparisons": [one._asdict() | {"words": str(one)} for one in compare_methods(found)],
+        "figure": str(config.out / "alignment.html"),
+        "machine": describe_machine(),
+    }
+    write_json(config.out / "alignment.json", result)
+    write_text(config.out / "alignment.html", figure_page(gain_figure(result), "Methods of alignment"))
+    return result
+
+
+def measure_seed(run: Run, config: AlignmentStudy) -> dict[str, dict[str, float]]:
+    """{METHOD: metrics} of one seed's finished run."""
+    inputs = prepare_inputs(run)
+    asked = ask(inputs, config.prompts, MAX_NEW_TOKENS)
+    reference = run.model("sft")
+    key = {
+        "prompts": config.prompts,
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "annotator": inputs.annotator,
+        "sft": run.stage("sft").weights_hash,
+    }
+    kept = run.path / "study-alignment"
+    before = kept_arrays(kept / "sft.safetensors", key, lambda: measure_policy(reference, None, inputs, asked))
+    found = {}
+    for method in config.chosen:
+        stage = run.stage(method_stage_name(method))
+
+        def measured(method_stage: str = stage.name) -> Arrays:
+            return measure_policy(run.model(method_stage), reference, inputs, asked)
+
+        key_of_stage = key | {"policy": stage.weights_hash}
+        after = kept_arrays(kept / f"{stage.name}.safetensors", key_of_stage, measured)
+        assert stage.result is not None
+        found[method] = paired_metrics(after, before) | {
+            "seconds": stage.result["seconds"],
+            "training_seconds": stage.result["training_seconds"],
+        }
+    return found
+
+
+def measure_policy(policy: Transformer, reference: Transformer | None, inputs: StageInputs, asked: Asked) -> Arrays:
+    """Of each prompt's greedy answer: gold, right, unsupported, polite, and how many tokens it has; and where there is
+    a reference, the KL from it, of a sampled answer.
+    """
+    tokenizer, tasks, prompts = inputs.tokenizer, asked.prompts.tasks, asked.prompts.prompt_ids
+    answers = greedy_answer_ids(policy, tokenizer, prompts, asked.max_new_tokens)
+    scores = oracle_scores(inputs.world, inputs.annotator, tokenizer, tasks, answers)
+    arrays: Arrays = {name: column.astype(float) for name, column in scores._asdict().items()}
+    arrays["tokens"] = answer_lengths(tokenizer, answers)
+    if reference is not None:
+        sampled = sampled_answers(policy, tokenizer, asked)
+        arrays["kl"] = kl_of_answers(policy, reference, tokenizer, prompts, sampled)
+    return arrays
+
+
+def answer_lengths(tokenizer: Tokenizer, answers: Sequence[Sequence[int]]) -> Any:
+    """[P] tokens of each answer, without its end token."""
+    return np.array([len(without_end_token(tokenizer, ids)) for ids in answers], dtype=float)
+
+
+def paired_metrics(after: Arrays, before: Arrays) -> dict[str, float]:
+    """A policy beside the fine-tuned model, from what `measure_policy` found of both."""
+    scores = [OracleScores(*(one[name] for name in OracleScores._fields)) for one in (after, before)]
+    metrics = paired_oracle_metrics(*scores)
+    return metrics | {
+        "right_gain": metrics["right"] - metrics["right_before"],
+        "kl": float(after["kl"].mean()),
+        "tokens": float(after["tokens"].mean()),
+        "tokens_before": float(before["tokens"].mean()),
+        "prompts": len(after["gold"]),
+    }
+
+
+def over_seeds(each: Sequence[dict[str, float]]) -> dict[str, dict[str, Any]]:
+    """Each metric over the seeds; and the lowest gain of right answers."""
+    summaries = {name: summarize_seeds([metrics[name] for metrics in each])._asdict() for name in each[0]}
+    summaries["right_gain"]["lowest"] = min(metrics["right_gain"] for metrics in each)
+    return summaries
+
+
+def compare_methods(found: dict[str, list[dict[str, float]]]) -> list[SeedComparison]:
+    """Each two methods by their gain in gold, those with the highest mean first."""
+    gains = {method: [metrics["gold_gain"] for metrics in each] for method, each in found.items()}
+    best_first = sorted(gains, key=lambda method: -summarize_seeds(gains[method]).mean)
+    pairs = itertools.combinations(best_first, 2)
+    return [compare_over_seeds(first, gains[first], second, gains[second]) for first, second in pairs]
+
+
+def text_report(result: dict[str, Any]) -> str:
+    """The result as a table, the best method first, and what can be said of the best one beside the others."""
+    methods = sorted(result["methods"], key=lambda name: -result["methods"][name]["over_seeds"]["gold_gain"]["mean"])
+    heads = ["", "gold gain", "95 % interval", "win rate", "95 % interval", "right before", "right", "KL", "tokens"]
+    rows = [[*heads, "training s"], *(_row(name, result["methods"][name]) for name in methods)]
+    best = [one["words"] for one in result["comparisons"] if methods and one["first"] == methods[0]]
+    lines = [align_columns(rows), "", _reading(result), *_warnings(result)]
+    if best:
+        lines += ["", f"Gain in gold of {methods[0]}, less that of the others:", *best]
+        lines += ["", f"Seeds that would decide a difference d with a spread s, with a power of 80 %: {FORMULA}."]
+    return "\n".join([*lines, "", f"Figure: {result['figure']}"])
+
+
+def _row(name: str, method: dict[str, Any]) -> list[str]:
+    over, gain, wins = method["over_seeds"], gain_interval(method), win_interval(method)
+    mean = {key: summary["mean"] for key, summary in over.items()}
+    spread = "" if over["gold_gain"]["spread"] is None else f" ± {over['gold_gain']['spread']:.3f}"
+    return [
+        name,
+        f"{mean['gold_gain']:+.3f}{spread}",
+        f"{gain[0]:+.3f} to {gain[1]:+.3f}",
+        f"{mean['win_rate']:.3f}",
+        f"{wins[0]:.3f} to {wins[1]:.3f}",
+        f"{100 * mean['right_before']:.1f} %",
+        f"{100 * mean['right']:.1f} %",
+        f"{mean['kl']:.2f}",
+        f"{mean['tokens_before']:.1f} → {mean['tokens']:.1f}",
+        f"{mean['training_seconds']:.0f}",
+    ]
+
+
+def gain_interval(method: dict[str, Any]) -> tuple[float, float]:
+    """Of the gain in gold, 95 %: over seeds; of one seed over its prompts."""
+    over, (first, *_) = method["over_seeds"]["gold_gain"], method["seeds"]
+    if over["low"] is not None:
+        return over["low"], over["high"]
+    half = 1.96 * first["gold_gain_standard_error"]
+    return first["gold_gain"] - half, first["gold_gain"] + half
+
+
+def win_interval(method: dict[str, Any]) -> tuple[float, float]:
+    """Of the win rate, 95 %: over seeds; of one seed over its prompts."""
+    over, (first, *_) = method["over_seeds"]["win_rate"], method["seeds"]
+    return (over["low"], over["high"]) if over["low"] is not None else (first["win_low"], first["win_high"])
+
+
+def _reading(result: dict[str, Any]) -> str:
+    count = len(result["seeds"])
+    over = (
+        f"Means over seeds {', '.join(map(str, result['seeds']))}, ± their sample deviation; intervals are Student's."
+        if count > 1
+        else f"Seed {result['seeds'][0]} alone: the intervals are over prompts, and say nothing of other seeds."
+    )
+    prompts = " and ".join(dict.fromkeys(map(str, result["prompts"])))
+    paired = f"{prompts} held-out prompts, paired with the fine-tuned model's answers; KL from it in nats per answer."
+    return f"{over}\n{paired}"
+
+
+def _warnings(result: dict[str, Any]) -> list[str]:
+    """Methods of which not even a gain is sure, and those after which fewer answers are right."""
+    methods = result["methods"].items()
+    unsure = [name for name, method in methods if win_interval(method)[0] <= 0.5]
+    fell = [name for name, method in methods if method["over_seeds"]["right_gain"]["lowest"] < -LARGEST_FALL]
+    said = []
+    if unsure:
+        said.append(f"Win rate not above 0.5 beyond chance: {', '.join(unsure)}.")
+    if fell:
+        said.append(
+            f"Right answers fell by more than {100 * LARGEST_FALL:.0f} percentage points in a seed: {', '.join(fell)}."
+        )
+    return said
+
+
+def gain_figure(result: dict[str, Any]) -> Any:
+    """Gain in gold per method, the highest at the top: mean, interval, and each seed."""
+    methods = sorted(result["methods"].items(), key=lambda one: one[1]["over_seeds"]["gold_gain"]["mean"])
+    rows = {
+        name: (
+            method["over_seeds"]["gold_gain"]["mean"],
+            *gain_interval(method),
+            [metrics["gold_gain"] for metrics in method["seeds"]],
+        )
+        for name, method in methods
+    }
+    several = len(result["seeds"]) > 1
+    over = "over seeds" if several else "over prompts, of one seed"
+    return interval_chart(
+        rows, x=f"gain in gold score over the fine-tuned model (95 % interval {over})", title=_title(result)
+    )
+
+
+def _title(result: dict[str, Any]) -> str:
+    """What the figure shows, in words."""
+    methods = result["methods"]
+    best = max(methods, key=lambda name: methods[name]["over_seeds"]["gold_gain"]["mean"])
+    others = [one for one in result["comparisons"] if one["first"] == best]
+    if not others:
+        return f"The gain of {best}"
+    if len(result["seeds"]) == 1:
+        return f"{best} gains most in one seed"
+    sure = all(one["better"] == best for one in others)
+    return f"{best} gains most" if sure else f"{best} gains most, but not beyond the spread of seeds"

@@ -1,0 +1,176 @@
+"""Methods of alignment on a recipe of seconds: what is made, what is not made again, and what is said."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from labkit.commands.main import main
+from labkit.errors import LabError
+from labkit.runs import pipeline
+from labkit.runs.extend import extend_run
+from labkit.runs.folder import Run
+from labkit.stages.rewards import Verifier
+from labkit.studies import alignment as study
+from labkit.studies.methods import method_names, recipe_of_methods
+from tests.tiny_study import study_preset
+
+METHODS = ("ppo", "dpo")
+
+
+def asked(out, **changes: Any) -> tuple[study.AlignmentStudy, Any]:
+    config = study.AlignmentStudy(
+        **{"preset": "test", "seeds": (0,), "methods": METHODS, "prompts": 8, "out": out} | changes
+    )
+    return config, study.study_recipe(config, study_preset(study.MAX_NEW_TOKENS))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A study of one seed, and its result."""
+    out = tmp_path_factory.mktemp("study")
+    return out, study.run(*asked(out))
+
+
+def test_the_numbers_are_those_of_the_reports(made):
+    out, result = made
+    report = {one["stage"]: one for one in Run.open(out / "seed-0").report()["stages"]}
+    assert list(report) == ["pretrain", "sft", "reward", "ppo", "dpo"]
+    for method in METHODS:
+        (found,) = result["methods"][method]["seeds"]
+        for name in ("gold", "gold_before", "gold_gain", "gold_gain_standard_error", "win_rate", "right", "prompts"):
+            assert found[name] == pytest.approx(report[method]["metrics"][name]), name
+        assert found["seconds"] == report[method]["seconds"] and found["kl"] >= 0
+    assert json.loads((out / "alignment.json").read_text())["methods"] == result["methods"]
+
+
+def test_the_table_and_the_figure_say_what_one_seed_can(made):
+    out, result = made
+    text = study.text_report(result)
+    assert "one seed has no spread, so neither is better" in text and "n >= ((t(0.975" in text
+    assert "Seed 0 alone: the intervals are over prompts" in text and "8 held-out prompts" in text
+    page = (out / "alignment.html").read_text(encoding="utf-8")
+    assert "gain in gold score over the fine-tuned model" in page and "http" not in page[:200]
+
+
+def test_what_is_finished_is_not_made_again_and_methods_can_be_added(made, monkeypatch):
+    out, before = made
+    with monkeypatch.context() as unused:
+        unused.setattr(pipeline, "fit", None)
+        unused.setattr(study, "measure_policy", None)
+        assert study.run(*asked(out))["methods"] == before["methods"]
+    weights = Run.open(out / "seed-0").stage("ppo").weights_hash
+    result = study.run(*asked(out, methods=("dpo", "rlvr")))
+    opened = Run.open(out / "seed-0")
+    assert list(result["methods"]) == ["dpo", "rlvr"] and result["methods"]["dpo"] == before["methods"]["dpo"]
+    assert list(opened.recipe.stages) == ["pretrain", "sft", "reward", "ppo", "dpo", "grpo-rlvr"]
+    assert opened.recipe.stages["grpo-rlvr"].reward == Verifier()
+    assert opened.stage("ppo").weights_hash == weights
+
+
+def test_killed_within_a_method_it_goes_on_there(tmp_path, monkeypatch):
+    config, recipe = asked(tmp_path)
+    fit, fitted = pipeline.fit, []
+
+    def killed(model, source, objective, train, **options):
+        fitted.append(options["folder"].name)
+        for number, record in enumerate(fit(model, source, objective, train, **options)):
+            yield record
+            if options["folder"].name == "ppo" and number == 0 and fitted.count("ppo") == 1:
+                raise RuntimeError("killed")
+
+    monkeypatch.setattr(pipeline, "fit", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        study.run(config, recipe)
+    study.run(config, recipe)
+    assert fitted == ["pretrain", "sft", "reward", "ppo", "ppo", "dpo"]
+
+
+def test_another_recipe_and_other_settings_are_refused_by_name(made):
+    out, _ = made
+    config, recipe = asked(out)
+    with pytest.raises(LabError, match=r"different recipe \(dpo.beta: 0.3, not 0.7\)"):
+        study.run(config, recipe.with_stages(dpo=replace(recipe.stages["dpo"], beta=0.7)))
+    before = (out / "seed-0" / "recipe.json").read_bytes()
+    with pytest.raises(LabError, match=r"different recipe \(model.width: 32, not 64\)"):
+        extend_run(out / "seed-0", replace(recipe, model=replace(recipe.model, width=64)))
+    assert (out / "seed-0" / "recipe.json").read_bytes() == before
+
+
+def metrics(gain: float, right_gain: float = 0.0, win: float = 0.7) -> dict[str, float]:
+    return {
+        **{"gold_gain": gain, "gold_gain_standard_error": 0.01, "win_rate": win, "win_low": 0.6, "win_high": 0.8},
+        **{"right_before": 0.9, "right": 0.9 + right_gain, "right_gain": right_gain, "kl": 2.0, "tokens": 12.0},
+        **{"tokens_before": 10.0, "training_seconds": 30.0, "prompts": 500},
+    }
+
+
+def test_several_seeds_give_means_intervals_and_verdicts():
+    found = {
+        "ppo": [metrics(0.24), metrics(0.25), metrics(0.26)],
+        "dpo": [metrics(0.20), metrics(0.20), metrics(0.20, right_gain=-0.03)],
+        "kto": [metrics(0.21, win=0.4), metrics(0.25, win=0.5), metrics(0.29)],
+    }
+    result: dict[str, Any] = {
+        "seeds": [0, 1, 2],
+        "prompts": [500, 500, 500],
+        "methods": {name: {"seeds": each, "over_seeds": study.over_seeds(each)} for name, each in found.items()},
+        "comparisons": [one._asdict() | {"words": str(one)} for one in study.compare_methods(found)],
+        "figure": "x.html",
+    }
+    text = study.text_report(result)
+    assert "+0.250 ± 0.010" in text and "+0.225 to +0.275" in text  # 4.303 · 0.01 / √3 = 0.025
+    assert "ppo - dpo: +0.050 (+0.025 to +0.075), ppo is better" in text
+    assert "inside the spread of seeds" in text
+    assert "Right answers fell by more than 2 percentage points in a seed: dpo." in text
+    assert "Win rate not above 0.5 beyond chance: kto." in text
+    figure = study.gain_figure(result)
+    assert set(figure.data[0].y) == {"ppo", "dpo", "kto"} and len(figure.data[1].x) == 9
+    assert "not beyond the spread of seeds" in figure.layout.title.text
+
+
+def test_the_command_prints_json_and_takes_the_recipes_flags(made, monkeypatch, capsys):
+    out, before = made
+    monkeypatch.setattr("labkit.runs.presets.make_recipe", lambda preset: study_preset(study.MAX_NEW_TOKENS))
+    given = ["study", "alignment", "--seeds", "0", "--prompts", "8", "--out", str(out), "--methods", "ppo"]
+    assert main([*given, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["methods"]["ppo"] == before["methods"]["ppo"] and found["comparisons"] == []
+    assert main([*given, "--ppo.kl-coef", "0.7"]) == 2
+    assert "ppo.kl_coef: 0.1, not 0.7" in capsys.readouterr().err
+
+
+def test_stopped_it_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def stopped(*given, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "train_stages", stopped)
+    assert main(["study", "alignment", "--preset", "smoke", "--methods", "dpo", "--out", str(tmp_path / "out")]) == 130
+    assert "To go on, give the same command again." in capsys.readouterr().err
+
+
+def test_methods_are_the_stages_that_leave_a_policy_and_named_settings():
+    names = method_names()
+    assert {"ppo", "grpo", "rloo", "dpo", "kto", "ipo", "simpo", "rlvr", "votes"} <= set(names)
+    assert not {"pretrain", "sft", "reward"} & set(names)
+    recipe = recipe_of_methods(study_preset(study.MAX_NEW_TOKENS), ["grpo", "rlvr", "dpo-soft"])
+    assert [one.name for one in recipe.plan] == ["pretrain", "sft", "reward", "grpo", "grpo-rlvr", "dpo-soft"]
+    assert {recipe.predecessor(name) for name in ("grpo", "grpo-rlvr", "dpo-soft")} == {"sft"}
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--methods", "sft"], "There is no method 'sft'; the methods are"),
+        (["--seeds", "1", "1"], "each seed once"),
+        (["--methods", "dpo", "dpo"], "dpo is in the plan twice"),
+        (["--prompts", "1"], "--prompts must be"),
+        (["--methods", "dpo", "--nonsense", "1"], "nonsense"),
+    ],
+)
+def test_what_cannot_be_studied_is_refused_in_words(arguments, message, tmp_path, capsys):
+    given = ["study", "alignment", "--preset", "smoke", "--out", str(tmp_path / "out"), *arguments]
+    assert main(given) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
