@@ -333,8 +333,7 @@ def _stage(run: Run, stage: BoundStage, preparation: float, ready: Callable[[], 
         ready()
     accelerator().wait_for_everyone()
     with _resumable():
-        doctor = Doctor(name, config, untrained, earlier=folder.step_records)
-        records = _train(run, stage, model, source)
+        doctor, records = Doctor(name, config, untrained, folder.step_records), _train(run, stage, model, source)
         for record in records:
             try:
                 yield Progress(name, "train", record.step, steps, record)
@@ -348,8 +347,7 @@ def _stage(run: Run, stage: BoundStage, preparation: float, ready: Callable[[], 
                 result_model = config.result_model(model)
                 folder.save_model(result_model)
                 measured = _measure_alone(run, stage, result_model)
-            if untrained is not None:
-                measured["metrics"] = {"untrained_loss": untrained, **measured["metrics"]}
+            measured["metrics"] = ({} if untrained is None else {"untrained_loss": untrained}) | measured["metrics"]
             yield from _advice(name, steps, doctor.finish(measured["metrics"]))
             measured |= {"advice": [one._asdict() for one in doctor.findings]} if doctor.findings else {}
             seconds = round(clock.seconds + _training_seconds(folder), 2)

@@ -41,7 +41,7 @@ SHORT = replace(TRAIN, batch_size=16, max_length=160, adamw_lr=1e-2)
 REWARDS = {
     "vowels": lambda prompt, response: sum(vowel in response for vowel in "aeiou"),
     "same": lambda prompt, response: 1.0,
-    "rare": lambda prompt, response: float(len(response) % 17 == 0),
+    "seldom": lambda prompt, response: float(len(response)) if sum(prompt.encode()) % 5 == 0 else 1.0,
     "brief": lambda prompt, response: -float(len(response)),
 }
 
@@ -94,10 +94,10 @@ def test_a_reward_that_is_always_the_same(stage_inputs):
 
 
 def test_groups_without_variance(stage_inputs):
-    said = warning(examined(policy_gradient(reward="rare", steps=12), stage_inputs, "grpo"), "group_without_variance")
+    said = warning(examined(policy_gradient(reward="seldom", steps=12), stage_inputs, "grpo"), "group_without_variance")
     assert "% of the prompts of the last 10 rollouts had answers that were all rewarded alike" in said
     assert "Raise --grpo.temperature or --grpo.num-generations, or choose a reward" in said
-    rewards = {"reward": [0.5] * 10, "reward_std": [0.2] * 10, "frac_reward_zero_std": [0.6] * 10}
+    rewards = {"reward": [0.5] * 10, "reward_std": [0.2] * 10, "frac_reward_zero_std": [0.7] * 10}
     assert group_without_variance(case(GRPO(SHORT), "grpo", **rewards))
     other = case(REINFORCEPlusPlus(SHORT), "reinforcepp", **rewards)
     assert not group_without_variance(other), "an answer is compared with those to other prompts"
