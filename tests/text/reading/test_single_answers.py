@@ -77,7 +77,8 @@ def test_the_words_of_labels(tmp_path, column, good, bad):
 
 
 def test_what_is_no_label():
-    assert {parse_label(value) for value in ("", "fine", 0.5, 2, -1, None, "thumb", [], {"up": 1})} == {None}
+    values: tuple[object, ...] = ("", "fine", 0.5, 2, -1, None, "thumb", [], {"up": 1})
+    assert {parse_label(value) for value in values} == {None}
 
 
 @pytest.mark.parametrize("column", ["rating", "score", "overall_score", "reward", "helpfulness"])
