@@ -145,6 +145,41 @@ METRICS = {
         "Share of the held-out pairs in which the model scores the chosen answer higher (DPO and the like: by the "
         "implicit reward).",
     ),
+    "label_accuracy": MetricSpec(
+        "accuracy of the labels",
+        "share",
+        "higher",
+        "Share of the held-out answers on the side of their label: the implicit reward of a good answer is above the "
+        "reference point, that of a bad one not.",
+    ),
+    "majority_accuracy": MetricSpec(
+        "share of the more frequent label",
+        "share",
+        "",
+        "A baseline without a model: call every held-out answer good, or every one bad.",
+    ),
+    "answers": MetricSpec(
+        "answers evaluated", "number", "", "How many held-out single answers these numbers are computed on."
+    ),
+    "rating_correlation": MetricSpec(
+        "correlation with the ratings",
+        "score",
+        "higher",
+        "Pearson's correlation of scores and ratings over the held-out answers: 1 where one is a rising straight line "
+        "of the other, 0 where they have nothing to do with each other.",
+    ),
+    "rating_error": MetricSpec(
+        "squared error of the rating",
+        "squared rating",
+        "lower",
+        "Mean squared difference between the predicted and the given rating over the held-out answers.",
+    ),
+    "rating_variance": MetricSpec(
+        "variance of the ratings",
+        "squared rating",
+        "",
+        "The same difference if the mean of the held-out ratings were always predicted: what the error must be below.",
+    ),
     "chosen_logprob": MetricSpec(
         "log-probability of the chosen answers",
         "nats per answer",
@@ -200,8 +235,8 @@ METRICS = {
         "examples left out",
         "number",
         "",
-        "How many training examples (conversations, pairs) were longer than train.max_length and so were not trained "
-        "on.",
+        "How many training examples (conversations, pairs, lists, answers) were longer than train.max_length and so "
+        "were not trained on.",
     ),
     "cut": MetricSpec(
         "examples truncated",

@@ -144,7 +144,7 @@ def held_out_prompts(
         different, room = [task.messages for task in tasks], max_length - 1
     else:
         assert stage_inputs.preferences is not None
-        different = list(dict.fromkeys(pair.prompt for pair in stage_inputs.preferences.validation))[:num_prompts]
+        different = stage_inputs.preferences.validation_prompts[:num_prompts]
     asked = [encode_prompt(tokenizer, prompt) for prompt in different]
     fit = [index for index, ids in enumerate(asked) if len(ids) < room]
     if not fit:

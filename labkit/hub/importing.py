@@ -76,9 +76,9 @@ def _check_turns(tokenizer: Tokenizer, sources: LoadedSources) -> None:
     """
     if tokenizer.template is None:
         return
-    talks, pairs = sources.conversations, sources.preferences
+    talks, preferences = sources.conversations, sources.preferences
     given = [document.messages for document in (*talks.train, *talks.validation)] if talks else []
-    given += [pair.prompt for pair in (*pairs.train, *pairs.validation)] if pairs else []
+    given += [*preferences.train_prompts, *preferences.validation_prompts] if preferences else []
     for messages in {tuple(message.role for message in messages): messages for messages in given}.values():
         tokenizer.template.check([(message.role, message.content) for message in messages])
 

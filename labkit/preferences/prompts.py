@@ -10,7 +10,6 @@ from labkit.errors import LabError
 from labkit.preferences.annotate import preference_task
 from labkit.text.chat import decode_reply, encode_prompt
 from labkit.text.fitting import LengthReport
-from labkit.text.pairs import PreferencePair
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import GoldScore, Message, Task, World, gold_score
 
@@ -62,12 +61,12 @@ class WorldPrompts:
 
 
 class DatasetPrompts:
-    """The prompts of preference pairs, in turn; those of more than `max_prompt_tokens` are left out, and counted in
+    """The prompts of given preferences, in turn; those of more than `max_prompt_tokens` are left out, and counted in
     `fit`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, pairs: Sequence[PreferencePair], max_prompt_tokens: int):
-        whole = {prompt: encode_prompt(tokenizer, prompt) for prompt in dict.fromkeys(pair.prompt for pair in pairs)}
+    def __init__(self, tokenizer: Tokenizer, prompts: Sequence[tuple[Message, ...]], max_prompt_tokens: int):
+        whole = {prompt: encode_prompt(tokenizer, prompt) for prompt in prompts}
         fitting = {prompt: ids for prompt, ids in whole.items() if len(ids) <= max_prompt_tokens}
         self.conversations, self.prompts = list(fitting), list(fitting.values())
         self.fit = LengthReport(len(whole), left_out=len(whole) - len(self.prompts))

@@ -24,6 +24,8 @@ HEADLINES = (
     "win_rate",
     "gold_gain",
     "pair_accuracy",
+    "label_accuracy",
+    "rating_correlation",
     "grammatical",
     "consistent",
     "nats_per_character",

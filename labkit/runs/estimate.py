@@ -241,6 +241,7 @@ def _stage_inputs(planned: _PlannedRun, stage: str, make_model: MakeModel) -> St
         model_config=planned.model_config(stage),
         annotator=recipe.annotation.annotator,
         other_annotators=recipe.annotation.other_annotators,
+        annotation_format=recipe.annotation.format,
         model_of=lambda name: make_model(planned.model_config(name)),
         reward_model_of=lambda name: RewardModel(make_model(planned.model_config(name))),
         load_preferences=lambda: _preferences(recipe, world, sources),
@@ -258,8 +259,7 @@ class _Inputs(StageInputs):
 
 def _preferences(recipe: Recipe, world: World, sources: LoadedSources) -> PreferenceSplit:
     if sources.preferences is not None:
-        given = sources.preferences
-        return PreferenceSplit(given.train, given.validation, rankings=given.rankings)
+        return PreferenceSplit.of(sources.preferences)
     tasks = [preference_task(world, "train", recipe.seed, index) for index in range(PAIRS)]
     pairs = [PreferencePair(task.messages, task.reference, task.reference) for task in tasks]
     ranked = recipe.annotation.format == "rankings"

@@ -80,6 +80,7 @@ def prepare_inputs(run: Run) -> StageInputs:
         model_config=recipe.model,
         annotator=recipe.annotation.annotator,
         other_annotators=recipe.annotation.other_annotators,
+        annotation_format=recipe.annotation.format,
         load_preferences=functools.partial(preference_split, run, tokenizer, world, preferences),
         rank=processes.process_index,
         world_size=processes.num_processes,
@@ -104,7 +105,7 @@ def preference_split(run: Run, tokenizer: Tokenizer, world: World, preferences: 
     Choices are made once and kept in the run's folder.
     """
     if preferences is not None:
-        return PreferenceSplit(preferences.train, preferences.validation, rankings=preferences.rankings)
+        return PreferenceSplit.of(preferences)
     rankings: list[AnnotatedRanking] = []
     if run.recipe.annotation.format == "rankings":
         rankings, held_out_rankings = (

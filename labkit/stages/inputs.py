@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from torch import Tensor
 from labkit.errors import LabError, count_with_noun
 from labkit.losses import next_token_loss
 from labkit.machine import all_reduce_sum
+from labkit.text.unpaired import AnswerSplit
 
 if TYPE_CHECKING:
     from labkit.model.reward_model import RewardModel
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from labkit.text.tokenizer import Tokenizer
     from labkit.world import World
 
+    Feedback = Literal["pairs", "rankings", "labels", "ratings"]
+
 T = TypeVar("T")
 
 PROMPT_SEED = 1000
@@ -40,12 +43,20 @@ PROMPT_SEED = 1000
 class PreferenceSplit:
     """Preference pairs to train on, and held out; `annotated_pairs`: the held-out ones with the gold
     scores of the world's annotator. rankings: the lists to train on, of which `train` holds each two answers; empty
-    where there are pairs alone."""
+    where there are pairs alone. answers: single ones with a label or a rating; where there are some, there are no pairs
+    but `annotated_pairs`, of which the annotator rated the one higher than the other."""
 
     train: Sequence[PreferencePair]
     validation: Sequence[PreferencePair]
     annotated_pairs: Sequence[AnnotatedPair] = ()
     rankings: Sequence[Ranking] = ()
+    answers: AnswerSplit = AnswerSplit()
+
+    @classmethod
+    def of(cls, preferences: Preferences) -> PreferenceSplit:
+        """What was given, in place of the world's."""
+        train, validation, _, rankings, answers = preferences
+        return cls(train, validation, rankings=rankings, answers=answers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,11 +65,12 @@ class StageInputs:
 
     texts, conversations, preferences: real ones, or None where the world's take their place. model_config: of a new
     model, its vocabulary left open. annotator: the profile that judges in the world, other_annotators: those who
-    annotate beside it. model_of: a stage's name, or the folder of another run's stage -> the language model that it
-    left; reward_model_of: the same for reward models, None where none was made. load_preferences: gives the pairs, once
-    the model is there whose answers are chosen from. rank, world_size: this process among all; each reads its share of
-    a batch. folder: the run's. predecessor, reward_stage: the stage that this one comes after, and the one whose reward
-    model it is given; None where there is none. cache: what `cached` has made, for all of the run's stages.
+    annotate beside it, annotation_format: what they give. model_of: a stage's name, or the folder of another run's
+    stage -> the language model that it left; reward_model_of: the same for reward models, None where none was made.
+    load_preferences: gives the preferences, once the model is there whose answers are judged. rank, world_size: this
+    process among all; each reads its share of a batch. folder: the run's. predecessor, reward_stage: the stage that
+    this one comes after, and the one whose reward model it is given; None where there is none. cache: what `cached` has
+    made, for all of the run's stages.
     """
 
     tokenizer: Tokenizer
@@ -78,6 +90,7 @@ class StageInputs:
     predecessor: str | None = None
     reward_stage: str | None = None
     other_annotators: tuple[str, ...] = ()
+    annotation_format: Feedback = "pairs"
     cache: dict[Hashable, Any] = field(default_factory=dict, init=False)
 
     def for_stage(self, predecessor: str | None, reward_stage: str | None) -> StageInputs:
@@ -156,6 +169,18 @@ class StageInputs:
         assert self.load_preferences is not None
         return self.cached("pairs", self.load_preferences)
 
+    @property
+    def feedback(self) -> Feedback:
+        """What the preferences are, given or still to be made."""
+        if self.preferences is None:
+            return self.annotation_format
+        return self.preferences.answers.kind or ("rankings" if self.preferences.rankings else "pairs")
+
+    @property
+    def preferences_name(self) -> str:
+        """How the source of the preferences is called in a message."""
+        return "TinyWorld's annotator" if self.preferences is None else self.preferences.reading.source
+
     def cached(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` gives, made once: for what two stages ask of a model that neither changes."""
         if key not in self.cache:
@@ -164,6 +189,7 @@ class StageInputs:
 
     def fitting_pairs(self, length: int) -> list[PreferencePair]:
         """The training pairs that fit in rows of `length` tokens. Raises LabError when none does."""
+        self.refuse_single_answers()
         return self._fitting(self.preference_split.train, length, "preference pairs")
 
     def check_fit(
@@ -184,11 +210,20 @@ class StageInputs:
         return self.cached(("fit", what, length), said)
 
     def check_pairs(self, length: int) -> None:
-        """Raises LabError when no given pair fits in rows of `length` tokens, or nobody is known who could choose."""
+        """Raises LabError when there are no pairs, or no given one fits in rows of `length` tokens, or nobody is known
+        who could choose.
+        """
+        self.refuse_single_answers()
         self.check_annotator()
         if self.preferences is not None:
             self.fitting_pairs(length)
             self.fitting_held_out_pairs(length)
+
+    def refuse_single_answers(self) -> None:
+        """Raises LabError where the preferences are no pairs."""
+        from labkit.stages.single_answers import refuse_single_answers
+
+        refuse_single_answers(self)
 
     def check_annotator(self) -> None:
         """Raises LabError when the world has not the annotator who is to choose where no pairs are given."""
@@ -206,6 +241,7 @@ class StageInputs:
 
     def fitting_held_out_pairs(self, length: int) -> list[PreferencePair]:
         """The held-out pairs that fit in rows of `length` tokens. Raises LabError when none does."""
+        self.refuse_single_answers()
         return self._fitting(self.preference_split.validation, length, "held-out preference pairs")
 
     def fitting_rankings(self, length: int) -> list[Ranking]:
@@ -215,6 +251,7 @@ class StageInputs:
         from labkit.text.fitting import LengthReport
         from labkit.text.rankings import drop_long_rankings
 
+        self.refuse_single_answers()
         given = self._rankings
         rankings = drop_long_rankings(self.tokenizer, given, length)
         report = LengthReport(len(given), 0, len(given) - len(rankings))
@@ -238,8 +275,11 @@ class StageInputs:
 
     def held_out_annotated_pairs(self, length: int) -> list[AnnotatedPair]:
         """The held-out choices of the world's annotator that fit; none with real preferences."""
-        fit = set(self.fitting_held_out_pairs(length))
-        return [choice for choice in self.preference_split.annotated_pairs if choice.pair in fit]
+        from labkit.text.pairs import drop_long_pairs
+
+        choices = self.preference_split.annotated_pairs
+        fit = set(drop_long_pairs(self.tokenizer, [choice.pair for choice in choices], length))
+        return [choice for choice in choices if choice.pair in fit]
 
     def prompts(self, length: int, max_new_tokens: int) -> IndexedPrompts:
         """What a policy is asked while it trains: prompts that leave room for an answer in `length` tokens."""
@@ -247,7 +287,7 @@ class StageInputs:
 
         room = length - max_new_tokens
         if self.preferences is not None:
-            given = DatasetPrompts(self.tokenizer, self.preferences.train, room)
+            given = DatasetPrompts(self.tokenizer, self.preferences.train_prompts, room)
             self.check_fit(
                 lambda: (given, given.fit),
                 f"prompts with an answer of {count_with_noun(max_new_tokens, 'token')}",

@@ -5,7 +5,8 @@
 
 People feel a gain or a loss against what they expect, ever less the larger it is: prospect theory's value function,
 here a sigmoid around the reference point z (Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306). A thumb up or
-down is enough; where pairs are given, each of their answers is an example, the chosen ones good.
+down is enough (`--preferences` of rows with prompt, completion and label); where pairs are given, each of their
+answers is an example, the chosen ones good.
 
 Where this departs from the paper and from TRL's KTOTrainer (0.24):
 
@@ -14,10 +15,12 @@ Where this departs from the paper and from TRL's KTOTrainer (0.24):
    too long that way loses its end.
 2. The estimate is of one batch over all processes; with gradient accumulation each batch has its own, as in TRL.
 3. The weights are settings; neither is derived from how many good and bad answers there are (of pairs: as many).
+   Where the good ones together do not weigh 1 to 4/3 of the bad ones (equation 8), that is said, as in TRL.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +29,7 @@ from torch import Tensor
 
 from labkit.configs import Positive, check_fields
 from labkit.errors import LabError
+from labkit.evaluation.metrics import MetricSpec
 from labkit.losses import KTOLoss, kto_kl, kto_loss
 from labkit.machine import all_reduce_sum
 from labkit.stages.doctor import PREFERENCE_CHECKS, one_kind_of_label
@@ -38,13 +42,15 @@ from labkit.stages.preference_policy import (
     row_logprobs,
 )
 from labkit.stages.registry import Curve, register
+from labkit.stages.single_answers import check_labels, fitting_labeled_answers, num_left_out_answers
 from labkit.text.chat import Row
-from labkit.text.unpaired import LabeledAnswer, LabeledBatch, LabeledSource, encode_with_mismatched, unpair
+from labkit.text.unpaired import LabeledAnswer, LabeledBatch, LabeledSource, encode_with_mismatched
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-    from labkit.evaluation.config import EvaluationConfig
     from labkit.model.transformer import Transformer
     from labkit.training.config import BatchSource
 
@@ -76,9 +82,10 @@ class KTO(PreferencePolicy):
     title = "Kahneman-Tversky optimisation"
     short_title = "KTO"
     about = (
-        "The model learns from single answers, each labelled good or bad, instead of comparisons (here each answer of "
-        "a preference pair is one example). A good answer becomes likelier and a bad one less likely, measured against "
-        "how far the model has moved on average; answers that are far on the right side already count little."
+        "The model learns from single answers, each labelled good or bad, instead of comparisons (where the data are "
+        "preference pairs, each of their answers is one example). A good answer becomes likelier and a bad one less "
+        "likely, measured against how far the model has moved on average; answers that are far on the right side "
+        "already count little."
     )
     loss_unit = ""
     checks = (*PREFERENCE_CHECKS, one_kind_of_label)
@@ -90,22 +97,55 @@ class KTO(PreferencePolicy):
     )
     metric_specs = held_out_loss_specs(
         "",
-        "Mean over the answers of held-out pairs, each by itself: from 0, where all are far on their label's side, to "
-        "the mean of the two weights.",
-    )
+        "Mean over the held-out answers, each by itself: from 0, where all are far on their label's side, to the mean "
+        "of the two weights.",
+        "loss on held-out answers",
+    ) | {
+        "chosen_logprob": MetricSpec(
+            "log-probability of the good answers", "nats per answer", "", "Mean over the held-out good answers."
+        ),
+        "rejected_logprob": MetricSpec(
+            "log-probability of the bad answers", "nats per answer", "", "Mean over the held-out bad answers."
+        ),
+    }
 
-    def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
-        """Pairs must fit and have several prompts, to train on and held out; and held-out prompts with an answer."""
-        super().check(stage_inputs, config)
+    def check_preferences(self, stage_inputs: StageInputs) -> None:
+        """Labelled answers, or pairs, must fit, and have several prompts, to train on and held out; and of those to
+        train on some must be good and some bad.
+        """
+        check_labels(stage_inputs)
+        stage_inputs.check_annotator()
         if stage_inputs.preferences is not None:
-            length = self.train.max_length
-            for pairs in (stage_inputs.fitting_pairs(length), stage_inputs.fitting_held_out_pairs(length)):
-                encode_with_mismatched(stage_inputs.tokenizer, unpair(pairs), length)
+            for held_out in (False, True):
+                answers = fitting_labeled_answers(stage_inputs, self.train.max_length, held_out)
+                encode_with_mismatched(stage_inputs.tokenizer, answers, self.train.max_length)
+                if not held_out:
+                    self._check_balance([answer.label for answer in answers], stage_inputs.preferences_name)
+
+    def _check_balance(self, labels: Sequence[bool], source: str) -> None:
+        """Raises LabError where all are good or all bad; says where the weights do not even out how many there are."""
+        good, bad = sum(labels), len(labels) - sum(labels)
+        if not good or not bad:
+            there, absent = ("good", "bad") if good else ("bad", "good")
+            mend = ", or fine-tune on them: --instructions" if good else ""
+            raise LabError(
+                f"{source}: all {len(labels)} training answers have the label {there}, and KTO learns from good and "
+                f"bad ones. Add {absent} ones{mend}."
+            )
+        ratio = self.desirable_weight * good / (self.undesirable_weight * bad)
+        if not 0.99 < ratio < 1.34:
+            lowest = self.undesirable_weight * bad / good
+            warnings.warn(
+                f"KTO: {good:,} good answers with the weight {self.desirable_weight:g}, {bad:,} bad ones with the "
+                f"weight {self.undesirable_weight:g}. Recommended is a desirable_weight from {lowest:.3g} to "
+                f"{lowest * 4 / 3:.3g}.",
+                stacklevel=2,
+            )
 
     def source(self, stage_inputs: StageInputs, model: Transformer) -> BatchSource:
-        """The pairs' answers one by one, with their log-probabilities to `model` as it is before the first step."""
+        """The answers one by one, with their log-probabilities to `model` as it is before the first step."""
         rows, length, tokenizer = self.train.batch_size, self.train.max_length, stage_inputs.tokenizer
-        answers = unpair(stage_inputs.fitting_pairs(length))
+        answers = fitting_labeled_answers(stage_inputs, length)
         encoded = encode_with_mismatched(tokenizer, answers, length)
         reference = self.reference_logprobs(model, tokenizer, encoded)
         options = stage_inputs.seed_and_rank_options()
@@ -149,26 +189,44 @@ class KTO(PreferencePolicy):
         after = row_logprobs(model, stage_inputs.tokenizer, rows, self.train.max_length, self.train.precision)
         policy, other = torch.from_numpy(after).unbind(1)
         reference, other_reference = torch.from_numpy(self._held_out_row_reference(stage_inputs)).unbind(1)
-        kl = kto_kl((other - other_reference).sum(), torch.tensor(len(rows)))
-        loss, reward = self._loss(policy, reference, torch.tensor([answer.label for answer in answers]), kl)
-        chosen, rejected = policy.view(-1, 2).mean(0).tolist()
-        return {
-            "validation_loss": float(loss.mean()),
-            "pair_accuracy": pairwise_accuracy(reward[::2] - reward[1::2]),
-            "chosen_logprob": chosen,
-            "rejected_logprob": rejected,
-        }
+        kl, good = kto_kl((other - other_reference).sum(), torch.tensor(len(rows))), _labels(answers)
+        loss, reward = self._loss(policy, reference, good, kl)
+        measured = {"validation_loss": float(loss.mean())}
+        if stage_inputs.feedback == "labels":
+            measured["label_accuracy"] = float(((reward > self.beta * kl) == good).float().mean())
+        else:
+            measured["pair_accuracy"] = pairwise_accuracy(reward[::2] - reward[1::2])
+        return measured | _mean_logprobs(policy, good)
 
-    def held_out_reference(self, stage_inputs: StageInputs) -> NDArray:
-        return self._held_out_row_reference(stage_inputs)[:, 0].reshape(-1, 2)
+    def held_out_baselines(self, stage_inputs: StageInputs) -> dict[str, float]:
+        reference = torch.from_numpy(self._held_out_row_reference(stage_inputs)[:, 0])
+        if stage_inputs.feedback != "labels":
+            return self.pair_baselines(stage_inputs, reference.view(-1, 2).numpy())
+        good = _labels(self._held_out_answers(stage_inputs)[0])
+        share = float(good.float().mean())
+        return _mean_logprobs(reference, good, "_before") | {
+            "majority_accuracy": max(share, 1 - share),
+            "answers": len(good),
+            "left_out": num_left_out_answers(stage_inputs, self.train.max_length),
+        }
 
     def _held_out_row_reference(self, stage_inputs: StageInputs) -> NDArray:
         """Of the rows of held-out answers, each behind its own prompt and behind another: [2N, 2] nats of N pairs."""
         return self.cached_reference("held-out answers", stage_inputs, self._held_out_answers(stage_inputs)[1])
 
     def _held_out_answers(self, stage_inputs: StageInputs) -> tuple[list[LabeledAnswer], list[tuple[Row, Row]]]:
-        answers = unpair(stage_inputs.fitting_held_out_pairs(self.train.max_length))
+        answers = fitting_labeled_answers(stage_inputs, self.train.max_length, held_out=True)
         return answers, encode_with_mismatched(stage_inputs.tokenizer, answers, self.train.max_length)
+
+
+def _labels(answers: Sequence[LabeledAnswer]) -> Tensor:
+    return torch.tensor([answer.label for answer in answers])
+
+
+def _mean_logprobs(logprobs: Tensor, good: Tensor, suffix: str = "") -> dict[str, float]:
+    """Of the good answers and of the others, as far as there are some: [N] nats, whether each is good [N]."""
+    parts = {"chosen_logprob": logprobs[good], "rejected_logprob": logprobs[~good]}
+    return {f"{name}{suffix}": float(part.mean()) for name, part in parts.items() if len(part)}
 
 
 def _answer_logprobs(model: Transformer, batch: LabeledBatch, rows: slice) -> Tensor:

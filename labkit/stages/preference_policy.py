@@ -49,12 +49,12 @@ LOGPROBS = Curve(
 )
 
 
-def held_out_loss_specs(unit: str, meaning: str) -> dict[str, MetricSpec]:
-    """What the loss on held-out pairs is counted in and means, before a stage and after it."""
-    before, after = PAIR_LOSSES["untrained_loss"], PAIR_LOSSES["validation_loss"]
+def held_out_loss_specs(unit: str, meaning: str, label: str = "loss on held-out pairs") -> dict[str, MetricSpec]:
+    """What the loss on held-out pairs, or other preferences, is counted in and means, before a stage and after it."""
+    before = "The same loss before the first step of this stage."
     return {
-        "untrained_loss": before._replace(unit=unit, meaning="The same loss before the first step of this stage."),
-        "validation_loss": after._replace(unit=unit, meaning=meaning),
+        "untrained_loss": MetricSpec(f"{label} before this stage", unit, "", before),
+        "validation_loss": MetricSpec(label, unit, "lower", meaning),
     }
 
 
@@ -93,17 +93,23 @@ class PreferencePolicy(Stage):
 
     @abstractmethod
     def held_out_metrics(self, model: Transformer, stage_inputs: StageInputs) -> dict[str, float]:
-        """Loss and accuracy on held-out pairs, and the mean log-probability of their answers."""
+        """Loss and accuracy on held-out preferences, and the mean log-probability of their answers."""
 
     @abstractmethod
-    def held_out_reference(self, stage_inputs: StageInputs) -> NDArray:
-        """Log-probabilities of held-out pairs' answers to the model before this stage: [N, 2] nats."""
+    def held_out_baselines(self, stage_inputs: StageInputs) -> dict[str, float]:
+        """What these are held against: the log-probabilities before the stage, and what is known without a model; and
+        how many preferences there are.
+        """
+
+    def check_preferences(self, stage_inputs: StageInputs) -> None:
+        """Raises LabError where the preferences do not serve the stage."""
+        stage_inputs.check_pairs(self.train.max_length)
 
     def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
-        """Pairs must fit, and held-out prompts with an answer, which the policy is measured on."""
+        """Preferences must fit, and held-out prompts with an answer, which the policy is measured on."""
         from labkit.evaluation.policies import held_out_prompts
 
-        stage_inputs.check_pairs(self.train.max_length)
+        self.check_preferences(stage_inputs)
         held_out_prompts(stage_inputs, config.policy_prompts, self.train.max_length, config.answer_max_new_tokens)
 
     def validation_loss(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> float:
@@ -111,31 +117,36 @@ class PreferencePolicy(Stage):
 
     @classmethod
     def claim(cls, metrics: Metrics, predecessor_metrics: Metrics) -> Claim | None:
-        """Its loss on held-out pairs is below that of the model before."""
+        """Its loss on held-out preferences is below that of the model before."""
         if "validation_loss" not in metrics or "untrained_loss" not in metrics:
             return None
         loss, before = metrics["validation_loss"], metrics["untrained_loss"]
-        return Claim(cls.kind, "loss on held-out pairs", loss, before, "the initial model", "lower")
+        return Claim(cls.kind, cls.metric_specs["validation_loss"].label, loss, before, "the initial model", "lower")
 
     def evaluate(self, model: Transformer, stage_inputs: StageInputs, config: EvaluationConfig) -> dict[str, float]:
-        """Loss and accuracy on held-out pairs, and how likely their answers have become; then greedy answers to
+        """Loss and accuracy on held-out preferences, and how likely their answers have become; then greedy answers to
         held-out prompts are generated, and their gold or reward is compared with that of the model before.
         """
         from labkit.evaluation.policies import policy_metrics
+
+        measured = self.held_out_metrics(model, stage_inputs) | self.held_out_baselines(stage_inputs)
+        prompts, new = config.policy_prompts, config.answer_max_new_tokens
+        return measured | policy_metrics(model, stage_inputs, prompts, self.train.max_length, new)
+
+    def pair_baselines(self, stage_inputs: StageInputs, reference: NDArray) -> dict[str, float]:
+        """`held_out_baselines` of pairs. reference [N, 2]: log-probabilities of both answers before the stage."""
         from labkit.evaluation.preference_accuracy import length_baseline_accuracy
 
         length = self.train.max_length
         pairs = stage_inputs.fitting_held_out_pairs(length)
-        chosen, rejected = self.held_out_reference(stage_inputs).mean(0)
-        measured = self.held_out_metrics(model, stage_inputs) | {
+        chosen, rejected = reference.mean(0)
+        return {
             "chosen_logprob_before": float(chosen),
             "rejected_logprob_before": float(rejected),
             "length_accuracy": length_baseline_accuracy(pairs),
             "pairs": len(pairs),
             "left_out": stage_inputs.num_left_out_pairs(length),
         }
-        prompts, new = config.policy_prompts, config.answer_max_new_tokens
-        return measured | policy_metrics(model, stage_inputs, prompts, length, new)
 
     def reference_logprobs(self, model: Transformer, tokenizer: Tokenizer, rows: Sequence[tuple[Row, Row]]) -> NDArray:
         """Of the answers in N pairs of rows to the model before training: [N, 2] nats, computed as training will, so
@@ -229,7 +240,11 @@ class PairwisePolicy(PreferencePolicy):
             "rejected_logprob": rejected,
         }
 
+    def held_out_baselines(self, stage_inputs: StageInputs) -> dict[str, float]:
+        return self.pair_baselines(stage_inputs, self.held_out_reference(stage_inputs))
+
     def held_out_reference(self, stage_inputs: StageInputs) -> NDArray:
+        """Log-probabilities of held-out pairs' answers to the model before this stage: [N, 2] nats."""
         return self.cached_reference("held-out pairs", stage_inputs, self._held_out_rows(stage_inputs))
 
     def _held_out_rows(self, stage_inputs: StageInputs) -> list[tuple[Row, Row]]:

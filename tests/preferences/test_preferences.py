@@ -268,8 +268,8 @@ def test_prompts_of_the_world_fit_and_are_judged(lab):
 def test_given_prompts_that_do_not_fit_are_left_out(lab):
     _, tokenizer, _ = lab
     pairs = [pair("a", "b"), PreferencePair((Message("user", "Who is where with whom? " * 9),), "a", "b")]
-    prompts = DatasetPrompts(tokenizer, pairs, max_prompt_tokens=40)
+    prompts = DatasetPrompts(tokenizer, [pair.prompt for pair in pairs], max_prompt_tokens=40)
     assert prompts.prompt_ids(0) == prompts.prompt_ids(1) and len(prompts.prompts) == 1
     assert prompts.fit == (2, 0, 1)
     with pytest.raises(LabError, match="None of 2 prompts fits in 3 tokens"):
-        DatasetPrompts(tokenizer, pairs, max_prompt_tokens=3)
+        DatasetPrompts(tokenizer, [pair.prompt for pair in pairs], max_prompt_tokens=3)

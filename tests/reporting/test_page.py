@@ -160,7 +160,10 @@ def test_a_policy_is_compared_with_the_fine_tuned_model_and_a_reward_model_with_
     assert "right answers 90.0 % 91.0 %" in stages[4] and "after fine-tuning" in stages[4]
     assert "right_before" not in text and "after the reward model" not in "".join(stages[1:5])
     assert "after fine-tuning" not in stages[3] and "0.800 validation loss after fine-tuning" in stages[0]
-    assert "loss on held-out pairs 0.600 nats per pair" in stages[3] and "validation loss" not in stages[3]
+    assert (
+        "loss on held-out preferences 0.600 nats per choice, or squared error" in stages[3]
+        and "validation loss" not in stages[3]
+    )
 
 
 def test_hostile_text_is_text():

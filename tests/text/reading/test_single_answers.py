@@ -1,7 +1,6 @@
 """Single answers with a label or a rating, as files have them, and what is refused beside them."""
 
 import json
-from typing import Any
 
 import pytest
 
@@ -78,8 +77,8 @@ def test_the_words_of_labels(tmp_path, column, good, bad):
 
 
 def test_what_is_no_label():
-    odd: list[Any] = ["", "fine", 0.5, 2, -1, None, "thumb", [], {"up": 1}]
-    assert {parse_label(value) for value in odd} == {None}
+    values: tuple[object, ...] = ("", "fine", 0.5, 2, -1, None, "thumb", [], {"up": 1})
+    assert {parse_label(value) for value in values} == {None}
 
 
 @pytest.mark.parametrize("column", ["rating", "score", "overall_score", "reward", "helpfulness"])
