@@ -66,6 +66,10 @@ class TrackedRow:
         """Whether there is a column of one of these names, empty or not."""
         return self.find_column(names) is not None
 
+    def has_value(self, names: Iterable[str]) -> bool:
+        """Whether a column of one of these names is there and not empty."""
+        return any(not is_empty(self.values.get(name)) for name in names)
+
     def __str__(self) -> str:
         return " ".join(", ".join(self.names).split())[:300] or "none"
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from labkit.errors import LabError
 from labkit.text.reading.columns import CHOSEN, KNOWN, REJECTED, TrackedRow, is_empty
 from labkit.text.reading.report import ReadReport, RowError
+from labkit.text.reading.strength import STRENGTHS, ScaleCheck, signed_strength
 from labkit.text.reading.values import shorten_repr
 from labkit.text.reading.wrappers import is_message_list
 
@@ -61,6 +62,7 @@ class IndexBase:
     """
 
     def __init__(self, candidate_bases: Iterable[int] = (0, 1)):
+        self.scale = ScaleCheck()
         self.candidate_bases, self.remaining_bases = frozenset(candidate_bases), {0, 1}
         self._taken: set[int | None] = set()
 
@@ -90,7 +92,13 @@ def chosen_and_rejected(columns: TrackedRow, reading: ReadReport, index_base: In
     Raises RowError for a pointer of which it is not sure what it means, and for a tie.
     """
     groups = list(_groups(columns))
-    won = groups and not columns.has_column((*CHOSEN, *REJECTED)) and columns.find_column(WINNERS)
+    won = None if not groups or columns.has_value((*CHOSEN, *REJECTED)) else columns.find_column(WINNERS)
+    if groups and not columns.has_value((*CHOSEN, *REJECTED, *WINNERS)):
+        stronger = _by_strength(columns, groups, reading)
+        if stronger is not None:
+            return stronger
+    if won:
+        index_base.scale.add(won, columns.values[won])
     given = [columns.get([won] if won else CHOSEN), columns.get(REJECTED)]
     if groups and any(map(_is_tie, given)):
         raise RowError("tie", "has no better answer: it is a tie.")
@@ -250,6 +258,21 @@ def _parsed(value: Any) -> Any:
             # numpy writes lists without commas, which Python takes for one long text
             return found if isinstance(found, Mapping) or isinstance(found, list) and len(found) > 1 else value
     return value
+
+
+def _by_strength(columns: TrackedRow, groups: list[AnswerColumns], reading: ReadReport) -> tuple[Any, Any] | None:
+    """(chosen, rejected) of two answers by the sign of their strength; None for a row without one."""
+    two = [group for group in groups if len(group.answers) == 2]
+    if len(two) != 1 or not columns.has_value(STRENGTHS):
+        return None
+    strength = signed_strength(columns)
+    if strength is None:
+        return None
+    columns.used |= {*two[0].column_names}
+    name = columns.find_column(STRENGTHS)
+    first, second = two[0].column_names if len(two[0].column_names) == 2 else ("the first answer", "the second")
+    reading.row_remarks[f"{name} prefers {first} below 0 and {second} above 0."] += 1
+    return two[0].answers if strength < 0 else two[0].answers[::-1]
 
 
 def _by_name(columns: TrackedRow, given: list[Any], groups: list[AnswerColumns]) -> Any:

@@ -34,6 +34,7 @@ from labkit.text.reading.pointers import (
 from labkit.text.reading.rankings import ranked_answers
 from labkit.text.reading.report import ReadReport, RowError
 from labkit.text.reading.rows import ParsedRows, check_weight_and_media, parse_rows, record_turn_remarks, to_tracked_row
+from labkit.text.reading.strength import STRENGTHS, number_or_none
 from labkit.text.reading.unpaired import answer_field, check_one_kind, feedback, summary
 from labkit.text.reading.values import clean_field, field_to_messages, parse_transcript, parse_turns
 from labkit.text.unpaired import AnswerSplit, LabeledAnswer, RatedAnswer, SingleAnswer
@@ -139,6 +140,7 @@ def read_unsplit_preferences(path_or_hub_name: str | Path) -> ParsedRows[Prefere
     items = parse_rows(path_or_hub_name, partial(_preference, numbering, suspects))
     if not numbering.is_consistent:
         items = parse_rows(path_or_hub_name, partial(_preference, IndexBase(numbering.remaining_bases), suspects))
+    numbering.scale.raise_if_scale(items.reading.source)
     suspects.raise_if_all_are_references(items.reading.source)
     items.reading.finish_and_check(len(items.values))
     check_one_kind(items.values, items.reading.source)
@@ -247,7 +249,9 @@ def _pair(
 
 def _margin(columns: TrackedRow) -> float:
     """How much better the chosen answer is said to be; 0 where that is not said, or not a number from 0 on."""
-    margin = _number(columns.values.get("margin"))
+    margin, strength = number_or_none(columns.values.get("margin")), columns.used.intersection(STRENGTHS)
+    if margin is None and strength:
+        return abs(number_or_none(columns.values[strength.pop()]) or 0.0)
     if margin is None or not 0 < margin < math.inf:
         return 0.0
     columns.used.add("margin")
@@ -258,7 +262,7 @@ def _note_scores(columns: TrackedRow, reading: ReadReport) -> None:
     """Enter in the record that the chosen answer is the worse one, where scores, a margin or a verdict say so."""
     for name in (*VERDICTS, "margin"):
         value = columns.values.get(name)
-        worse = (_number(value) or 0) < 0 if name == "margin" else str(value).strip().lower() == "rejected"
+        worse = (number_or_none(value) or 0) < 0 if name == "margin" else str(value).strip().lower() == "rejected"
         if worse:
             words = f"{name} says that the rejected answer is better; the pair is used as given."
             reading.row_remarks[f"{words} Swap them if it is wrong."] += 1
@@ -266,18 +270,10 @@ def _note_scores(columns: TrackedRow, reading: ReadReport) -> None:
         parts = re.split("[_ -]", name)
         if "chosen" in parts and not {*parts}.isdisjoint(SCORES):
             other = name.replace("chosen", "rejected")
-            chosen, rejected = _number(columns.values[name]), _number(columns.values.get(other))
+            chosen, rejected = number_or_none(columns.values[name]), number_or_none(columns.values.get(other))
             if chosen is not None and rejected is not None and chosen < rejected:
                 words = f"{name} is below {other}; the pair is used as given. Swap them if it is wrong."
                 reading.row_remarks[words] += 1
-
-
-def _number(value: Any) -> float | None:
-    """A score, as a number or as text; None for anything else."""
-    try:
-        return float(value) if isinstance(value, str | int | float) else None
-    except ValueError:
-        return None
 
 
 def _prompt(columns: TrackedRow) -> Turns:
