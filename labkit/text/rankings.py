@@ -23,19 +23,31 @@ from labkit.world import Message
 
 
 class Ranking(NamedTuple):
-    """`prompt` ends with the user's turn; `answers` are two or more, the assistant's words alone, the best first."""
+    """`prompt` ends with the user's turn; `answers` are two or more, the assistant's words alone, the best first.
+    scores: of the answers, the highest first; () where nobody gave any.
+    """
 
     prompt: tuple[Message, ...]
     answers: tuple[str, ...]
+    scores: tuple[float, ...] = ()
 
     @property
     def pairs(self) -> list[PreferencePair]:
-        """Each two of the answers, the better one chosen: K (K - 1) / 2 of K answers."""
-        return [PreferencePair(self.prompt, better, worse) for better, worse in combinations(self.answers, 2)]
+        """Each two of the answers, the better one chosen: K (K - 1) / 2 of K answers. Their margin is how far apart
+        they score.
+        """
+        scores = self.scores or (0.0,) * len(self.answers)
+        both = combinations(zip(self.answers, scores, strict=True), 2)
+        return [PreferencePair(self.prompt, better, worse, high - low) for (better, high), (worse, low) in both]
+
+    def select(self, places: Sequence[int]) -> Ranking:
+        """The same with these of its answers alone."""
+        answers = tuple(self.answers[place] for place in places)
+        return Ranking(self.prompt, answers, tuple(self.scores[place] for place in places if self.scores))
 
 
 def ranking_of_pair(pair: PreferencePair) -> Ranking:
-    """A list of two."""
+    """A list of two, without a score."""
     return Ranking(pair.prompt, (pair.chosen, pair.rejected))
 
 
@@ -108,4 +120,5 @@ def ranking_to_row(ranking: Ranking) -> dict[str, Any]:
     """A list as a row of the file described above."""
     ranks = list(range(1, len(ranking.answers) + 1))
     prompt = [message.to_dict() for message in ranking.prompt]
-    return {"prompt": prompt, "responses": list(ranking.answers), "ranks": ranks}
+    scores = {"scores": list(ranking.scores)} if ranking.scores else {}
+    return {"prompt": prompt, "responses": list(ranking.answers), "ranks": ranks, **scores}

@@ -162,7 +162,7 @@ def test_given_lists_that_do_not_fit_are_refused_before_any_stage(ranked_inputs)
         ),
         (lambda: RewardModeling(center_rewards_coefficient=-0.1), "center_rewards_coefficient must be at least 0"),
         (lambda: RewardModeling(seed=-1), "RewardModeling: seed must be at least 0"),
-        (lambda: RewardModeling(head_std=math.inf), "RewardModeling: head_std must be at least 0"),
+        (lambda: RewardModeling(head_std=math.inf), "RewardModeling: head_std must be finite and at least 0"),
         (lambda: BradleyTerry(margin_coef=-1.0), "BradleyTerry: margin_coef must be at least 0, not -1"),
     ],
 )

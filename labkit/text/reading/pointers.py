@@ -230,7 +230,7 @@ def _answers_beside(columns: TrackedRow) -> bool:
 
 def _listed(name: str, value: Any) -> AnswerColumns | None:
     """The answers in one column: a list, an object by their names, or either as text; None for anything else."""
-    value = _parsed(value)
+    value = parse_listed(value)
     if isinstance(value, str):
         broken = re.match(r"\s*\[.*\]\s*\Z", value, re.DOTALL)
         return AnswerColumns(name, (), (), (name,)) if broken else None
@@ -247,7 +247,7 @@ def _listed(name: str, value: Any) -> AnswerColumns | None:
     return AnswerColumns(name, tuple(ids) if len({*ids} - {""}) == len(ids) else (), texts, (name,))
 
 
-def _parsed(value: Any) -> Any:
+def parse_listed(value: Any) -> Any:
     """A list or object that CSV keeps as text, as JSON or Python writes it; any other value as it stands."""
     if isinstance(value, str) and re.match(r"\s*[\[{]", value):
         for parse in (json.loads, ast.literal_eval):
@@ -354,7 +354,7 @@ def _place(group: AnswerColumns, word: str) -> int | None:
 
 def _unread(columns: TrackedRow, length: int) -> str:
     """A column with several texts, or the columns with one each, that were not read and are longer; '' for none."""
-    idle = {name: _parsed(value) for name, value in columns.values.items() if name not in {*columns.used, *KNOWN}}
+    idle = {name: parse_listed(value) for name, value in columns.values.items() if name not in {*columns.used, *KNOWN}}
     for name, value in idle.items():
         if is_message_list(value):
             continue
