@@ -5,7 +5,8 @@
 
 People feel a gain or a loss against what they expect, ever less the larger it is: prospect theory's value function,
 here a sigmoid around the reference point z (Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306). A thumb up or
-down is enough; where pairs are given, each of their answers is an example, the chosen ones good.
+down is enough; where pairs are given, each of their answers is an example, the chosen ones good; of a ranked list the
+better half is good and the other bad, each answer once.
 
 Where this departs from the paper and from TRL's KTOTrainer (0.24):
 
@@ -18,6 +19,7 @@ Where this departs from the paper and from TRL's KTOTrainer (0.24):
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,7 +27,7 @@ import torch
 from torch import Tensor
 
 from labkit.configs import Positive, check_fields
-from labkit.errors import LabError
+from labkit.errors import LabError, count_with_noun
 from labkit.losses import KTOLoss, kto_kl, kto_loss
 from labkit.machine import all_reduce_sum
 from labkit.stages.doctor import PREFERENCE_CHECKS, one_kind_of_label
@@ -39,7 +41,15 @@ from labkit.stages.preference_policy import (
 )
 from labkit.stages.registry import Curve, register
 from labkit.text.chat import Row
-from labkit.text.unpaired import LabeledAnswer, LabeledBatch, LabeledSource, encode_with_mismatched, unpair
+from labkit.text.unpaired import (
+    LabeledAnswer,
+    LabeledBatch,
+    LabeledSource,
+    count_contradictions,
+    encode_with_mismatched,
+    unpair,
+    unpair_rankings,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,17 +109,30 @@ class KTO(PreferencePolicy):
         super().check(stage_inputs, config)
         if stage_inputs.preferences is not None:
             length = self.train.max_length
-            for pairs in (stage_inputs.fitting_pairs(length), stage_inputs.fitting_held_out_pairs(length)):
-                encode_with_mismatched(stage_inputs.tokenizer, unpair(pairs), length)
+            answers = self._training_answers(stage_inputs)
+            for given in (answers, unpair(stage_inputs.fitting_held_out_pairs(length))):
+                encode_with_mismatched(stage_inputs.tokenizer, given, length)
+            if both := count_contradictions(answers):
+                warnings.warn(
+                    f"{count_with_noun(both, 'answer')} of the training data {'are' if both > 1 else 'is'} good in one "
+                    f"pair and bad in another: KTO learns both.",
+                    stacklevel=2,
+                )
 
     def source(self, stage_inputs: StageInputs, model: Transformer) -> BatchSource:
         """The pairs' answers one by one, with their log-probabilities to `model` as it is before the first step."""
         rows, length, tokenizer = self.train.batch_size, self.train.max_length, stage_inputs.tokenizer
-        answers = unpair(stage_inputs.fitting_pairs(length))
+        answers = self._training_answers(stage_inputs)
         encoded = encode_with_mismatched(tokenizer, answers, length)
         reference = self.reference_logprobs(model, tokenizer, encoded)
         options = stage_inputs.seed_and_rank_options()
         return LabeledSource(answers, encoded, reference, rows, length, tokenizer.pad_token_id, **options)
+
+    def _training_answers(self, stage_inputs: StageInputs) -> list[LabeledAnswer]:
+        """Both answers of each pair; or, where there are ranked lists, the answers of each list once."""
+        if stage_inputs.preference_split.rankings:
+            return unpair_rankings(stage_inputs.fitting_rankings(self.train.max_length))
+        return unpair(stage_inputs.fitting_pairs(self.train.max_length))
 
     def objective(self, model: Transformer, batch: LabeledBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """(summed loss, how many answers, sums of what the policy implies of them)."""

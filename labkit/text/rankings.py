@@ -112,8 +112,16 @@ def collate_rankings(encoded_rankings: Sequence[Sequence[Row]], length: int, pad
 
 
 def drop_long_rankings(tokenizer: Tokenizer, rankings: Sequence[Ranking], length: int) -> list[Ranking]:
-    """The lists of which all answers fit, with their prompt, in a row of `length` tokens."""
-    return [one for one in rankings if max(len(ids) for ids, _ in encode_ranking(tokenizer, one)) <= length]
+    """The lists without the answers that do not fit, with their prompt, in a row of `length` tokens; and without those
+    lists of which fewer than two answers are left.
+    """
+    fitting = []
+    for ranking in rankings:
+        rows = encode_ranking(tokenizer, ranking)
+        places = [place for place, (ids, _) in enumerate(rows) if len(ids) <= length]
+        if len(places) > 1:
+            fitting.append(ranking.select(places))
+    return fitting
 
 
 def ranking_to_row(ranking: Ranking) -> dict[str, Any]:

@@ -13,6 +13,9 @@ TURNS = ("messages", "conversations", "conversation")
 QUESTIONS = ("instruction", "prompt", "question", "query")
 INPUTS = ("input", "context")
 ANSWERS = ("output", "response", "completion", "answer")
+ANSWER_LISTS = (
+    "responses", "completions", "answers", "candidates", "outputs", "generations", "all_generated_responses",
+)  # fmt: skip
 SYSTEMS = ("system", "system_prompt")
 HISTORIES = ("history",)
 CHOSEN = ("chosen", "preferred_output", "chosen_response")

@@ -37,7 +37,7 @@ _SAID = ("text", "content", "response", "answer", "output", "completion")
 TIES = ("tie", "tied", "draw", "equal", "both", "both good", "both bad", "tie bothbad", "neither")
 WINNERS = ("winner", "preference", "verdict")
 """Columns that may point to the better of two answers where there is no column chosen."""
-VERDICTS = ("label", "preference", "winner", "verdict")
+VERDICTS = ("label", "preference", "winner", "verdict", "status")
 """Columns that may say of two answers that neither is better."""
 FEW, SHORT = 10, 30
 """Of how many different answers, and of how many characters each, it is suspected that they name others."""

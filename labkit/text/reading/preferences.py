@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from labkit.errors import LabError, count_with_noun
 from labkit.text.pairs import PreferencePair
 from labkit.text.rankings import Ranking, ranking_of_pair
-from labkit.text.reading.columns import ANSWERS, CHOSEN, QUESTIONS, REJECTED, TURNS, TrackedRow, is_empty
+from labkit.text.reading.columns import ANSWER_LISTS, ANSWERS, CHOSEN, QUESTIONS, REJECTED, TURNS, TrackedRow, is_empty
 from labkit.text.reading.conversations import (
     answers_repeat_questions,
     history_messages,
@@ -32,7 +32,7 @@ from labkit.text.reading.pointers import (
     check_tie,
     chosen_and_rejected,
 )
-from labkit.text.reading.rankings import LISTS, RANKS, ScoredAnswers, scored_answers, without_repeats
+from labkit.text.reading.rankings import RANKS, ScoredAnswers, scored_answers, without_repeats
 from labkit.text.reading.report import ReadReport, RowError
 from labkit.text.reading.rows import ParsedRows, check_weight_and_media, parse_rows, record_turn_remarks, to_tracked_row
 from labkit.text.reading.strength import STRENGTHS, number_or_none
@@ -225,7 +225,7 @@ def _ranking(ranked: ScoredAnswers, columns: TrackedRow, reading: ReadReport) ->
     kept, remarks = without_repeats(list(map(str, answers)), ranked.numbers, ranked.kind)
     texts = tuple(str(answers[at]) for at in kept)
     said = [Message("assistant", text) for text in texts]
-    fields = [columns.values[name] for name in columns.used if name not in LISTS]
+    fields = [columns.values[name] for name in columns.used if name not in ANSWER_LISTS]
     record_turn_remarks(reading, (*asked, *said), fields)
     reading.row_remarks.update([*ranked.remarks, *remarks])
     reading.unread_turn_keys.update(ranked.unread_keys)
@@ -301,8 +301,13 @@ def _note_scores(columns: TrackedRow, reading: ReadReport) -> None:
         if "chosen" in parts and not {*parts}.isdisjoint(SCORES):
             other = name.replace("chosen", "rejected")
             chosen, rejected = number_or_none(columns.values[name]), number_or_none(columns.values.get(other))
-            if chosen is not None and rejected is not None and chosen < rejected:
+            if chosen is None or rejected is None:
+                continue
+            if chosen < rejected:
                 words = f"{name} is below {other}; the pair is used as given. Swap them if it is wrong."
+                reading.row_remarks[words] += 1
+            elif chosen == rejected:
+                words = f"{name} is the same as {other}; the pair is used as given. Remove it if it is a tie."
                 reading.row_remarks[words] += 1
 
 

@@ -14,12 +14,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from labkit.text.reading.columns import TrackedRow, is_empty
+from labkit.text.reading.columns import ANSWER_LISTS, TrackedRow, is_empty
 from labkit.text.reading.pointers import parse_listed
 from labkit.text.reading.report import RowError
 from labkit.text.reading.values import shorten_repr
 
-LISTS = ("responses", "completions", "answers", "candidates", "outputs", "generations", "all_generated_responses")
 TEXTS = ("response", "completion", "answer", "output", "text", "content")
 SCORES, RANKS = ("overall_score", "score", "rating", "reward", "pm_score"), ("rank",)
 """Of these numbers the highest is the best, and of these the lowest."""
@@ -49,7 +48,7 @@ def scored_answers(columns: TrackedRow) -> ScoredAnswers | None:
     """The answers of such a row; None for any other row. Raises RowError where a number is none, where score and rank
     contradict each other, and for too few or too many answers.
     """
-    name = columns.find_column(LISTS)
+    name = columns.find_column(ANSWER_LISTS)
     given = parse_listed(columns.values[name]) if name else None
     if name is None or not isinstance(given, list):
         return None

@@ -1,6 +1,7 @@
 """Answers with a number for each, as files have them: their order, ties, and what is no ranking."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -121,7 +122,7 @@ def test_what_a_run_keeps_is_read_and_shown(tmp_path):
 
 def read(path, answers):
     """The first of four such lists, and the record."""
-    found = read_unsplit_preferences(write(path / "p.jsonl", rows(**answers)))
+    found: Any = read_unsplit_preferences(write(path / "p.jsonl", rows(**answers)))
     return found.values[0], found.reading
 
 
@@ -168,7 +169,7 @@ def test_without_the_prompt_answers_are_checked_again(tmp_path):
     question = "Where is Tom {n}?"
     lists = rows(responses=[f"{question} Here.", f"{question}  Here.", f"{question} No."], scores=[3, 2, 1])
     path = write(tmp_path / "p.jsonl", lists)
-    found = read_unsplit_preferences(path)
+    found: Any = read_unsplit_preferences(path)
     assert [one.answers for one in found.values] == [("Here.", "No.")] * 4
     assert any("4 rows without the prompt: The same answer stands twice" in line for line in found.reading.warnings)
     good = rows(chosen=f"{question} Here.", rejected=f"{question} No.")
@@ -176,3 +177,36 @@ def test_without_the_prompt_answers_are_checked_again(tmp_path):
     found = read_unsplit_preferences(write(path, [*good, *same]))
     assert len(found.values) == 4 and found.reading.dropped == {"identical answers": 1}
     assert found.reading.read == found.reading.kept + 1
+
+
+@pytest.mark.parametrize("name", ["one.json", "one.jsonl"])
+def test_an_object_with_a_question_and_its_answers_is_one_row(tmp_path, name):
+    given = {"completions": [{"response": x, "overall_score": s} for x, s in zip(ORDER, (9, 7, 1), strict=True)]}
+    path = tmp_path / name
+    path.write_text(json.dumps({"source": "web", "instruction": "Where is Tom?", "models": ["a", "b", "c"], **given}))
+    found: Any = read_unsplit_preferences(path)
+    assert [one.answers for one in found.values] == [ORDER]
+    path.write_text(json.dumps({"name": "web", "rows": rows(**given)}))
+    assert len(read_unsplit_preferences(path).values) == 4
+
+
+def test_pairs_and_lists_in_one_table(tmp_path):
+    pairs = [one | {"responses": None, "scores": None} for one in rows(chosen="Yes.", rejected="No.")]
+    lists = [one | {"chosen": None, "rejected": None} for one in rows(responses=list(ORDER), scores=[3, 2, 1])]
+    found: Any = read_unsplit_preferences(write(tmp_path / "p.jsonl", [*pairs, *lists]))
+    assert [type(one).__name__ for one in found.values] == ["PreferencePair"] * 4 + ["Ranking"] * 4
+    assert found.reading.dropped == {}
+
+
+def test_a_pair_of_equal_scores_is_said_and_a_status_tie_is_one(tmp_path):
+    equal = rows(chosen="Yes.", rejected="No.", score_chosen=7, score_rejected=7.0)
+    tied = rows(chosen="Yes.", rejected="No.", status="tie")[:1]
+    found: Any = read_unsplit_preferences(write(tmp_path / "p.jsonl", [*equal, *tied]))
+    assert len(found.values) == 4 and found.reading.dropped == {"tie": 1}
+    assert any(line.startswith("4 rows: score_chosen is the same as score_rejected") for line in found.reading.warnings)
+
+
+def test_a_margin_that_is_true_or_false_is_none(tmp_path):
+    given = rows(chosen="Yes.", rejected="No.", margin=True)
+    found: Any = read_unsplit_preferences(write(tmp_path / "p.jsonl", given))
+    assert [one.margin for one in found.values] == [0] * 4 and found.reading.unused == ["column margin"]

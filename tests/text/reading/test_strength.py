@@ -1,5 +1,7 @@
 """Numbers that say which of two answers is better, and by how much; and numbers of which nobody knows what they say."""
 
+from typing import Any
+
 import pytest
 
 from labkit.errors import LabError
@@ -18,7 +20,7 @@ def rows(numbers, name="preference", **columns):
 @pytest.mark.parametrize("name", ["preference_strength", "overall_preference"])
 @pytest.mark.parametrize("numbers", [(-3, 1, 2, -1), ("-3", "1", "2.0", "-1")])
 def test_the_sign_says_which_is_better_and_the_number_by_how_much(tmp_path, name, numbers):
-    found = read_unsplit_preferences(jsonl(tmp_path / "p.jsonl", rows(numbers, name)))
+    found: Any = read_unsplit_preferences(jsonl(tmp_path / "p.jsonl", rows(numbers, name)))
     assert [(one.chosen, one.rejected, one.margin) for one in found.values] == [
         ("First 0.", "Second 0.", 3.0),
         ("Second 1.", "First 1.", 1.0),
@@ -30,7 +32,7 @@ def test_the_sign_says_which_is_better_and_the_number_by_how_much(tmp_path, name
 
 
 def test_no_strength_is_a_tie_and_what_is_no_number_is_refused(tmp_path):
-    found = read_unsplit_preferences(
+    found: Any = read_unsplit_preferences(
         jsonl(tmp_path / "p.jsonl", rows((1, 0, "much", -1, True, 2, 1, 3), "preference_strength"))
     )
     assert found.reading.dropped == {"tie": 1, "preference_strength": 2} and len(found.values) == 5
@@ -53,11 +55,11 @@ def test_one_sign_among_many_names_shows_the_scale(tmp_path):
 
 
 def test_whole_numbers_name_answers_as_before(tmp_path):
-    found = read_unsplit_preferences(jsonl(tmp_path / "p.jsonl", rows((1, 2.0, "2", "1.0"))))
+    found: Any = read_unsplit_preferences(jsonl(tmp_path / "p.jsonl", rows((1, 2.0, "2", "1.0"))))
     assert [one.chosen for one in found.values] == ["First 0.", "Second 1.", "Second 2.", "First 3."]
 
 
 def test_a_winner_goes_before_a_strength(tmp_path):
     given = [row | {"winner": "response_2"} for row in rows((1, 2, 1, 3), "preference_strength")]
-    found = read_unsplit_preferences(jsonl(tmp_path / "p.jsonl", given))
+    found: Any = read_unsplit_preferences(jsonl(tmp_path / "p.jsonl", given))
     assert [one.chosen for one in found.values] == [f"Second {n}." for n in range(4)]
