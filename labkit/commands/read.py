@@ -65,8 +65,9 @@ def read_rows(path_or_hub_name: str, kind: Kind) -> tuple[list[dict[str, Any]], 
     """A source -> its rows as they are understood, in its order, and the record of the reading.
 
     Rows: {"text"}, {"messages": [{"role", "content"}]}, {"prompt": [messages], "chosen", "rejected"}, {"prompt":
-    [messages], "responses": [texts from the best to the worst]}, {"prompt": [messages], "completion", "label"} or
-    {"prompt": [messages], "completion", "rating"}. Raises LabError where `labkit run` would.
+    [messages], "responses": [texts from the best to the worst], "scores": [where there are some]}, {"prompt":
+    [messages], "completion", "label"} or {"prompt": [messages], "completion", "rating"}. Raises LabError where `labkit
+    run` would.
     """
     rows, reading, refusal = _read(path_or_hub_name, kind)
     if refusal is not None:
@@ -103,7 +104,8 @@ def _answer_fields(preference: Preference) -> dict[str, Any]:
         return {name: value for name, value in preference._asdict().items() if name != "prompt"}
 
     if isinstance(preference, Ranking):
-        return {"responses": list(preference.answers)}
+        scores = {"scores": list(preference.scores)} if preference.scores else {}
+        return {"responses": list(preference.answers), **scores}
     return {"chosen": preference.chosen, "rejected": preference.rejected}
 
 

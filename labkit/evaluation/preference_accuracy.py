@@ -13,7 +13,7 @@ from labkit.losses import pairwise_loss
 from labkit.machine import autocast
 from labkit.model.reward_model import RewardModel
 from labkit.preferences.annotate import AnnotatedPair
-from labkit.text.pairs import PreferencePair, batch_indices_by_length, collate_pairs, encode_pair
+from labkit.text.pairs import PreferencePair, batch_indices_by_length, collate_pairs, encode_pairs
 from labkit.text.tokenizer import Tokenizer
 
 
@@ -34,7 +34,7 @@ def score_pairs(
     batch_size: int = 32,
 ) -> PairScores:
     """The reward model's scores of each pair's chosen and rejected answer."""
-    encoded = [encode_pair(tokenizer, pair) for pair in pairs]
+    encoded = encode_pairs(tokenizer, pairs)
     was_training = reward_model.training
     reward_model.eval()
     found, device = torch.zeros(len(encoded), 2), reward_model.head.weight.device

@@ -245,8 +245,8 @@ class StageInputs:
         return self._fitting(self.preference_split.validation, length, "held-out preference pairs")
 
     def fitting_rankings(self, length: int) -> list[Ranking]:
-        """The training lists of which all answers fit in rows of `length` tokens; a pair, where there are pairs alone,
-        is a list of two. Raises LabError when none does.
+        """The training lists, of each the answers that fit in rows of `length` tokens, if they are two or more; a pair,
+        where there are pairs alone, is a list of two. Raises LabError when none does.
         """
         from labkit.text.fitting import LengthReport
         from labkit.text.rankings import drop_long_rankings
@@ -254,8 +254,9 @@ class StageInputs:
         self.refuse_single_answers()
         given = self._rankings
         rankings = drop_long_rankings(self.tokenizer, given, length)
-        report = LengthReport(len(given), 0, len(given) - len(rankings))
-        self.check_fit(lambda: (rankings, report), "ranked lists", length)
+        before, after = (sum(len(one.answers) for one in lists) for lists in (given, rankings))
+        report = LengthReport(before, 0, before - after)
+        self.check_fit(lambda: (rankings, report), "answers in ranked lists", length)
         return rankings
 
     @property

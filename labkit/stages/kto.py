@@ -6,7 +6,8 @@
 People feel a gain or a loss against what they expect, ever less the larger it is: prospect theory's value function,
 here a sigmoid around the reference point z (Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306). A thumb up or
 down is enough (`--preferences` of rows with prompt, completion and label); where pairs are given, each of their
-answers is an example, the chosen ones good.
+answers is an example, the chosen ones good; of a ranked list the better half is good and the other bad, each answer
+once.
 
 Where this departs from the paper and from TRL's KTOTrainer (0.24):
 
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor
 
 from labkit.configs import Positive, check_fields
-from labkit.errors import LabError
+from labkit.errors import LabError, count_with_noun
 from labkit.evaluation.metrics import MetricSpec
 from labkit.losses import KTOLoss, kto_kl, kto_loss
 from labkit.machine import all_reduce_sum
@@ -44,7 +45,13 @@ from labkit.stages.preference_policy import (
 from labkit.stages.registry import Curve, register
 from labkit.stages.single_answers import check_labels, fitting_labeled_answers, num_left_out_answers
 from labkit.text.chat import Row
-from labkit.text.unpaired import LabeledAnswer, LabeledBatch, LabeledSource, encode_with_mismatched
+from labkit.text.unpaired import (
+    LabeledAnswer,
+    LabeledBatch,
+    LabeledSource,
+    count_contradictions,
+    encode_with_mismatched,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,6 +128,7 @@ class KTO(PreferencePolicy):
                 encode_with_mismatched(stage_inputs.tokenizer, answers, self.train.max_length)
                 if not held_out:
                     self._check_balance([answer.label for answer in answers], stage_inputs.preferences_name)
+                    _warn_of_contradictions(answers)
 
     def _check_balance(self, labels: Sequence[bool], source: str) -> None:
         """Raises LabError where all are good or all bad; says where the weights do not even out how many there are."""
@@ -233,3 +241,12 @@ def _answer_logprobs(model: Transformer, batch: LabeledBatch, rows: slice) -> Te
     """Log-probability of the answers in these rows: [B] nats."""
     inputs, labels, mask = batch.inputs[rows], batch.labels[rows], batch.mask[rows]
     return model.label_logprobs(model.hidden_states(inputs), labels, mask).sum(-1)
+
+
+def _warn_of_contradictions(answers: Sequence[LabeledAnswer]) -> None:
+    if both := count_contradictions(answers):
+        warnings.warn(
+            f"{count_with_noun(both, 'answer')} of the training data {'are' if both > 1 else 'is'} good in one pair and "
+            f"bad in another: KTO learns both.",
+            stacklevel=3,
+        )

@@ -26,13 +26,15 @@ from labkit.stages.inputs import StageInputs, token_count_metric
 from labkit.stages.pairs import RANKED
 from labkit.stages.registry import Stage, register
 from labkit.stages.single_answers import check_ratings, fitting_rated_answers, num_left_out_answers
-from labkit.text.pairs import PairBatch, PairSource
+from labkit.text.pairs import PairBatch, PairSource, PreferencePair
 from labkit.text.rankings import RankingBatch, RankingSource
 from labkit.text.ratings import RatedBatch, RatedSource, RatingScale, standard_scale
 from labkit.training.config import BatchSource, TrainConfig
 from labkit.training.engine import call_on_device
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from labkit.evaluation.config import EvaluationConfig
 
 
@@ -181,6 +183,17 @@ class RewardModeling(Stage):
         stage_inputs.check_pairs(self.train.max_length)
         if stage_inputs.preferences is not None and not isinstance(self.loss, BradleyTerry):
             stage_inputs.fitting_rankings(self.train.max_length)
+        elif stage_inputs.preferences is not None:
+            self._check_margins(stage_inputs.fitting_pairs(self.train.max_length))
+
+    def _check_margins(self, pairs: Sequence[PreferencePair]) -> None:
+        """Raises LabError for a coefficient of margins where no pair has one."""
+        coefficient = self.loss.margin_coef if isinstance(self.loss, BradleyTerry) else 0.0
+        if coefficient and not any(pair.margin for pair in pairs):
+            raise LabError(
+                f"RewardModeling: margin_coef is {coefficient:g}, but none of the {len(pairs)} preference pairs says "
+                f"how much better its chosen answer is. Set it to 0, or give a column margin, or lists with scores."
+            )
 
     def initial_model(self, stage_inputs: StageInputs) -> RewardModel:
         """The fine-tuned model with a head that is zero: an answer scores its mean log-probability; or with one that is

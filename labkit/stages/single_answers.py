@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from labkit.errors import LabError
 from labkit.text.fitting import LengthReport
 from labkit.text.ratings import as_rated
-from labkit.text.unpaired import LabeledAnswer, RatedAnswer, drop_long_answers, unpair
+from labkit.text.unpaired import LabeledAnswer, RatedAnswer, drop_long_answers, unpair, unpair_rankings
 
 if TYPE_CHECKING:
     from labkit.stages.inputs import StageInputs
@@ -64,10 +64,13 @@ def check_ratings(stage_inputs: StageInputs) -> None:
 
 def fitting_labeled_answers(stage_inputs: StageInputs, length: int, held_out: bool = False) -> list[LabeledAnswer]:
     """The labelled answers that fit in rows of `length` tokens; where there are pairs, both answers of those that do,
-    one by one. Raises LabError when none does.
+    one by one; to train on, where there are ranked lists, the answers of each list once. Raises LabError when none
+    does.
     """
     check_labels(stage_inputs)
     given = _given(stage_inputs, held_out)
+    if not given and not held_out and stage_inputs.feedback == "rankings":
+        return unpair_rankings(stage_inputs.fitting_rankings(length))
     if not given:
         return unpair(stage_inputs.fitting_held_out_pairs(length) if held_out else stage_inputs.fitting_pairs(length))
     return _fitting(stage_inputs, [one for one in given if isinstance(one, LabeledAnswer)], length, held_out)

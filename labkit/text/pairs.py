@@ -9,6 +9,7 @@ better the chosen answer is, as in TRL.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -74,7 +75,7 @@ class PairSource(StatelessSource):
         rank: int = 0,
         world_size: int = 1,
     ):
-        self.encoded = [encode_pair(tokenizer, pair) for pair in pairs]
+        self.encoded = encode_pairs(tokenizer, pairs)
         self.margins = np.array([pair.margin for pair in pairs])
         self.length, self.pad, self.reference = length, tokenizer.pad_token_id, reference_logprobs
         self.order = EpochSampler(batch_size, seed, len(pairs), rank, world_size)
@@ -86,12 +87,17 @@ class PairSource(StatelessSource):
         return collate_pairs(encoded, self.length, self.pad, reference, self.margins[chosen])
 
 
+def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[PreferencePair]) -> list[tuple[Row, Row]]:
+    """Pairs -> their two rows each, whole: the ids of prompt and answer, and which belong to the answer. An answer that
+    stands in several pairs is encoded once.
+    """
+    encode = functools.cache(functools.partial(encode_prompt_and_answer, tokenizer))
+    return [(encode(pair.prompt, pair.chosen), encode(pair.prompt, pair.rejected)) for pair in pairs]
+
+
 def encode_pair(tokenizer: Tokenizer, pair: PreferencePair) -> tuple[Row, Row]:
-    """A pair -> its two rows, whole: the ids of prompt and answer, and which belong to the answer."""
-    chosen, rejected = (
-        encode_prompt_and_answer(tokenizer, pair.prompt, answer) for answer in (pair.chosen, pair.rejected)
-    )
-    return chosen, rejected
+    """The two rows of one pair."""
+    return encode_pairs(tokenizer, [pair])[0]
 
 
 def collate_pairs(
@@ -126,7 +132,8 @@ def batch_indices_by_length(encoded_pairs: Sequence[tuple[Row, Row]], batch_size
 
 def drop_long_pairs(tokenizer: Tokenizer, pairs: Sequence[PreferencePair], length: int) -> list[PreferencePair]:
     """The pairs of which both answers fit, with their prompt, in a row of `length` tokens."""
-    return [pair for pair in pairs if max(len(ids) for ids, _ in encode_pair(tokenizer, pair)) <= length]
+    encoded = zip(pairs, encode_pairs(tokenizer, pairs), strict=True)
+    return [pair for pair, rows in encoded if max(len(ids) for ids, _ in rows) <= length]
 
 
 def pair_to_row(pair: PreferencePair) -> dict[str, Any]:

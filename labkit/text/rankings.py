@@ -23,19 +23,31 @@ from labkit.world import Message
 
 
 class Ranking(NamedTuple):
-    """`prompt` ends with the user's turn; `answers` are two or more, the assistant's words alone, the best first."""
+    """`prompt` ends with the user's turn; `answers` are two or more, the assistant's words alone, the best first.
+    scores: of the answers, the highest first; () where nobody gave any.
+    """
 
     prompt: tuple[Message, ...]
     answers: tuple[str, ...]
+    scores: tuple[float, ...] = ()
 
     @property
     def pairs(self) -> list[PreferencePair]:
-        """Each two of the answers, the better one chosen: K (K - 1) / 2 of K answers."""
-        return [PreferencePair(self.prompt, better, worse) for better, worse in combinations(self.answers, 2)]
+        """Each two of the answers, the better one chosen: K (K - 1) / 2 of K answers. Their margin is how far apart
+        they score.
+        """
+        scores = self.scores or (0.0,) * len(self.answers)
+        both = combinations(zip(self.answers, scores, strict=True), 2)
+        return [PreferencePair(self.prompt, better, worse, high - low) for (better, high), (worse, low) in both]
+
+    def select(self, places: Sequence[int]) -> Ranking:
+        """The same with these of its answers alone."""
+        answers = tuple(self.answers[place] for place in places)
+        return Ranking(self.prompt, answers, tuple(self.scores[place] for place in places if self.scores))
 
 
 def ranking_of_pair(pair: PreferencePair) -> Ranking:
-    """A list of two."""
+    """A list of two, without a score."""
     return Ranking(pair.prompt, (pair.chosen, pair.rejected))
 
 
@@ -100,12 +112,21 @@ def collate_rankings(encoded_rankings: Sequence[Sequence[Row]], length: int, pad
 
 
 def drop_long_rankings(tokenizer: Tokenizer, rankings: Sequence[Ranking], length: int) -> list[Ranking]:
-    """The lists of which all answers fit, with their prompt, in a row of `length` tokens."""
-    return [one for one in rankings if max(len(ids) for ids, _ in encode_ranking(tokenizer, one)) <= length]
+    """The lists without the answers that do not fit, with their prompt, in a row of `length` tokens; and without those
+    lists of which fewer than two answers are left.
+    """
+    fitting = []
+    for ranking in rankings:
+        rows = encode_ranking(tokenizer, ranking)
+        places = [place for place, (ids, _) in enumerate(rows) if len(ids) <= length]
+        if len(places) > 1:
+            fitting.append(ranking.select(places))
+    return fitting
 
 
 def ranking_to_row(ranking: Ranking) -> dict[str, Any]:
     """A list as a row of the file described above."""
     ranks = list(range(1, len(ranking.answers) + 1))
     prompt = [message.to_dict() for message in ranking.prompt]
-    return {"prompt": prompt, "responses": list(ranking.answers), "ranks": ranks}
+    scores = {"scores": list(ranking.scores)} if ranking.scores else {}
+    return {"prompt": prompt, "responses": list(ranking.answers), "ranks": ranks, **scores}

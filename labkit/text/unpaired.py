@@ -8,7 +8,7 @@ The first is TRL's unpaired format. For other rows that are read see `labkit.tex
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from labkit.errors import LabError
 from labkit.text.chat import Row, encode_prompt_and_answer
 from labkit.text.pairs import PreferencePair, collate_pairs
+from labkit.text.rankings import Ranking
 from labkit.text.sources import EpochSampler, StatelessSource
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Message
@@ -105,6 +106,24 @@ def unpair(pairs: Sequence[PreferencePair]) -> list[LabeledAnswer]:
     return [
         LabeledAnswer(p.prompt, text, good) for p in pairs for text, good in ((p.chosen, True), (p.rejected, False))
     ]
+
+
+def unpair_rankings(rankings: Iterable[Ranking]) -> list[LabeledAnswer]:
+    """The answers of ranked lists, each by itself and once: of K the better K // 2 (good), then the worse K // 2 (not).
+    Where K is odd the one in the middle, neither of them, is left out. Of lists of two this is `unpair`.
+    """
+    labeled = []
+    for prompt, answers, _ in rankings:
+        half = len(answers) // 2
+        labeled += [LabeledAnswer(prompt, answer, True) for answer in answers[:half]]
+        labeled += [LabeledAnswer(prompt, answer, False) for answer in answers[-half:]]
+    return labeled
+
+
+def count_contradictions(answers: Sequence[LabeledAnswer]) -> int:
+    """How many different answers to a prompt are called both good and not."""
+    good, bad = ({one[:2] for one in answers if one.label is label} for label in (True, False))
+    return len(good & bad)
 
 
 def drop_long_answers(tokenizer: Tokenizer, answers: Sequence[A], length: int) -> list[A]:

@@ -84,6 +84,10 @@ MESSAGES = {
     "line.":
         "{0}：{1} 行、每行 {2} 个词元，超过了本页面 {3} 个词元的上限。请减小 {4}.train.batch_size，"
         "或使用命令行。",
+    "{} annotated answers are above this page's limit, {}. Lower annotation.prompts, annotation.held_out or "
+    "annotation.num_generations, or use the command line.":
+        "{0} 个待标注的回答超过了本页面的上限 {1}。请减小 annotation.prompts、annotation.held_out 或 "
+        "annotation.num_generations，或使用命令行。",
     "{} is not a setting; remove it. `labkit recipe` lists all settings.":
         "{0} 不是设置，请去掉。`labkit recipe` 列出全部设置。",
     "{} needs {} first. Train these stages too, or name a run to start from.":

@@ -29,6 +29,7 @@ from labkit.runs.presets import PRESETS
 from labkit.runs.recipe import Recipe
 from labkit.stages import DPO, STAGES
 from labkit.stages.registry import DATA_FIELDS
+from labkit.stages.reward import AllPairs, PlackettLuce
 from labkit.text.tokenizer import MAX_DEFAULT_VOCABULARY
 from labkit.ui.lab import Lab, requested_stages, unfinished_stages
 from labkit.ui.preferences import export_preferences, run_name_of_source
@@ -41,11 +42,14 @@ SEEDS = 2**32
 LIMITS = {
     "steps": 100_000, "batch_size": 1024, "max_length": 8192, "width": 4096, "depth": 64, "encoder_depth": 64,
     "context": 8192, "intermediate_size": 16_384, "num_experts": 256,
+    "num_generations": 64,
 }  # fmt: skip
 """The largest number that a page may ask of a setting, by the last part of its name; `LARGEST` of any other."""
 LARGEST = 1_000_000
 PARAMETERS = 300_000_000
 """Of a model that a page may ask for, at most."""
+ANSWERS = 100_000
+"""Of the world's prompts that a page may have annotated (prompts x num_generations), at most."""
 TOKENS = 2**17
 """Of one batch that a page may ask for (batch_size x max_length), at most."""
 HELP = ("-h", "--help", "--tyro")
@@ -130,11 +134,20 @@ def _check_size(recipe: Recipe) -> None:
             f"A model of {parameters:,} parameters is above this page's limit, {PARAMETERS:,}. Choose a smaller "
             f"model.width, model.depth or tokenizer.vocabulary, or use the command line."
         )
+    annotation = recipe.annotation
+    answers = (annotation.prompts + annotation.held_out) * annotation.num_generations
+    if answers > ANSWERS:
+        raise LabError(
+            f"{answers:,} annotated answers are above this page's limit, {ANSWERS:,}. Lower annotation.prompts, "
+            f"annotation.held_out or annotation.num_generations, or use the command line."
+        )
     for name, stage in recipe.stages.items():
         train = stage.train
-        if train.batch_size * train.max_length > TOKENS:
+        listed = annotation.format == "rankings" and isinstance(getattr(stage, "loss", None), AllPairs | PlackettLuce)
+        rows = train.batch_size * (annotation.num_generations if listed else 1)
+        if rows * train.max_length > TOKENS:
             raise LabError(
-                f"{name}: {train.batch_size:,} rows of {train.max_length:,} tokens are above this page's limit, "
+                f"{name}: {rows:,} rows of {train.max_length:,} tokens are above this page's limit, "
                 f"{TOKENS:,} tokens. Lower {name}.train.batch_size, or use the command line."
             )
 

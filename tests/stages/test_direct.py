@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from labkit.errors import LabError
 from labkit.evaluation.config import EvaluationConfig
 from labkit.losses import dpo_loss, kto_loss, odds_ratio_loss
 from labkit.stages import DPO, IPO, KTO, ORPO, RobustDPO, SimPO
+from labkit.stages.inputs import PreferenceSplit
 from labkit.stages.preference_policy import PairwisePolicy, PreferencePolicy, row_logprobs
 from labkit.text.chat import encode_prompt
 from labkit.text.pairs import PreferencePair, collate_pairs
+from labkit.text.rankings import Ranking
 from labkit.text.unpaired import LabeledSource, encode_with_mismatched, mismatched_indices, unpair
 from labkit.training.loop import fit
 from labkit.world import Message
@@ -214,3 +217,16 @@ def test_reference_log_probabilities_are_of_rows_as_they_stand(stage_inputs):
         with torch.no_grad():
             alone = model.label_logprobs(model.hidden_states(batch.inputs), batch.labels, batch.mask).sum(-1)
         assert found == pytest.approx(alone.numpy(), abs=1e-4)
+
+
+def test_kto_reads_each_answer_of_a_ranked_list_once(stage_inputs):
+    lists = [
+        Ranking((Message("user", f"Where is {name}?"),), ("Sure! Here.", "Here.", "Um.")) for name in ("Anna", "Tom")
+    ]
+    pairs = [pair for one in lists for pair in one.pairs]
+    given = replace(stage_inputs, load_preferences=lambda: PreferenceSplit(pairs, pairs, rankings=lists))
+    stage = KTO(replace(TRAIN, max_length=64))
+    source: Any = stage.source(given, stage.initial_model(given))
+    assert source.desirable.tolist() == [True, False, True, False]
+    source = stage.source(stage_inputs, stage.initial_model(stage_inputs))
+    assert source.desirable.sum() == len(stage_inputs.fitting_pairs(64))

@@ -132,25 +132,46 @@ def test_lists_that_do_not_fit_are_counted(ranked_inputs):
     )
     given = dataclasses.replace(ranked_inputs, load_preferences=lambda: split)
     stage = RewardModeling(dataclasses.replace(TRAIN, steps=1), PlackettLuce())
-    with pytest.warns(UserWarning, match="1 of .* ranked lists"):
+    with pytest.warns(UserWarning, match="2 of .* answers in ranked lists"):
         assert given.fitting_rankings(64) == rankings
     assert stage.evaluate(stage.initial_model(given), given, EvaluationConfig())["left_out"] == 1
     with pytest.raises(LabError, match="None of .* ranked lists fits, with its prompt, in 4 tokens"):
         given.fitting_rankings(4)
 
 
-def test_given_lists_that_do_not_fit_are_refused_before_any_stage(ranked_inputs):
-    """Each list has an answer that is too long; two of its pairs would fit."""
-    rankings = [one._replace(answers=(*one.answers, "Um " * 60)) for one in ranked_inputs.preference_split.rankings]
+def test_an_answer_that_does_not_fit_costs_no_other(ranked_inputs):
+    whole = list(ranked_inputs.preference_split.rankings)
+    rankings = [one._replace(answers=(*one.answers, "Um " * 60)) for one in whole]
     pairs = [pair for one in rankings for pair in one.pairs]
     split = PreferenceSplit(pairs, pairs, rankings=rankings)
     given = dataclasses.replace(
         ranked_inputs, load_preferences=lambda: split, preferences=Preferences(pairs, pairs, ReadReport("x"), rankings)
     )
-    with pytest.warns(UserWarning, match="preference pairs"):
-        RewardModeling(TRAIN).check(given, EvaluationConfig())
-        with pytest.raises(LabError, match="None of .* ranked lists fits"):
-            RewardModeling(TRAIN, AllPairs()).check(given, EvaluationConfig())
+    with pytest.warns(UserWarning, match=f"left out: {len(whole)}"):
+        RewardModeling(TRAIN, PlackettLuce()).check(given, EvaluationConfig())
+    assert given.fitting_rankings(64) == whole
+    with pytest.raises(LabError, match="None of .* ranked lists fits"):
+        given.fitting_rankings(4)
+
+
+@pytest.mark.parametrize("scored", [True, False])
+def test_a_coefficient_of_margins_that_nobody_gave_is_refused(ranked_inputs, scored):
+    lists = [
+        one._replace(scores=tuple(range(len(one.answers)))[::-1] if scored else ())
+        for one in ranked_inputs.preference_split.rankings
+    ]
+    pairs = [pair for one in lists for pair in one.pairs]
+    split = PreferenceSplit(pairs, pairs, rankings=lists)
+    given = dataclasses.replace(
+        ranked_inputs, load_preferences=lambda: split, preferences=Preferences(pairs, pairs, ReadReport("x"), lists)
+    )
+    RewardModeling(TRAIN).check(given, EvaluationConfig())
+    stage = RewardModeling(TRAIN, BradleyTerry(margin_coef=0.5))
+    if scored:
+        stage.check(given, EvaluationConfig())
+        return
+    with pytest.raises(LabError, match="margin_coef is 0.5, but none of the .* says how much better"):
+        stage.check(given, EvaluationConfig())
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 import pytest
 
 from labkit.errors import LabError
-from labkit.text.pairs import PreferencePair
+from labkit.text.chat import encode_prompt_and_answer
+from labkit.text.pairs import PreferencePair, drop_long_pairs
 from labkit.text.rankings import (
     Ranking,
     RankingSource,
@@ -14,6 +15,7 @@ from labkit.text.rankings import (
     ranking_to_row,
 )
 from labkit.text.tokenizer import Tokenizer
+from labkit.text.unpaired import count_contradictions, unpair, unpair_rankings
 from labkit.world import Message
 
 TURNS = (Message("user", "Where is Tom?"), Message("assistant", "Here."), Message("user", "And Anna?"))
@@ -66,13 +68,44 @@ def test_pairs_of_a_list_and_the_list_of_a_pair():
     assert ranking_of_pair(pair).pairs == [pair]
 
 
-def test_a_list_fits_where_all_its_answers_do(tokenizer):
-    lengths = [max(len(ids) for ids, _ in encode_ranking(tokenizer, one)) for one in RANKINGS]
-    assert drop_long_rankings(tokenizer, RANKINGS, max(lengths)) == RANKINGS
-    fitting = [one for one, length in zip(RANKINGS, lengths, strict=True) if length < max(lengths)]
-    assert drop_long_rankings(tokenizer, RANKINGS, max(lengths) - 1) == fitting != []
-    with pytest.raises(LabError, match=f"{max(lengths)} tokens together; the longest that fits is 5"):
+def test_an_answer_that_does_not_fit_is_left_out_alone(tokenizer):
+    lengths = [[len(ids) for ids, _ in encode_ranking(tokenizer, one)] for one in RANKINGS]
+    longest = max(map(max, lengths))
+    assert drop_long_rankings(tokenizer, RANKINGS, longest) == RANKINGS
+    scored = Ranking(TURNS, (*RANKINGS[0].answers, "No. " * 20), (4, 3, 2, 1))
+    assert drop_long_rankings(tokenizer, [scored], longest) == [Ranking(TURNS, RANKINGS[0].answers, (4, 3, 2))]
+    two = Ranking(TURNS, ("No.", "No. " * 20))
+    assert drop_long_rankings(tokenizer, [two, *RANKINGS], longest) == RANKINGS
+    with pytest.raises(LabError, match=f"{longest} tokens together; the longest that fits is 5"):
         RankingSource(tokenizer, RANKINGS, 3, 5).next_batch(None, 0)
+
+
+def test_answers_one_by_one_are_each_once_and_the_middle_one_is_neither():
+    found = [(one.completion, one.label) for one in unpair_rankings(RANKINGS)]
+    assert found == [
+        ("Anna is there.", True),
+        ("No.", False),
+        ("Two.", True),
+        ("Two apples, I think.", False),
+        ("Because.", True),
+        ("I know.", True),
+        ("Yes.", False),
+        ("No.", False),
+    ]
+    pairs = [PreferencePair(TURNS, "Yes.", "No."), PreferencePair(TURNS, "No.", "Um.")]
+    assert unpair_rankings(map(ranking_of_pair, pairs)) == unpair(pairs)
+    assert count_contradictions(unpair(pairs)) == 1 and count_contradictions(unpair_rankings(RANKINGS)) == 0
+
+
+def test_an_answer_in_many_pairs_is_encoded_once(tokenizer, monkeypatch):
+    seen = []
+
+    def encode(tokenizer, prompt, answer):
+        seen.append(answer)
+        return encode_prompt_and_answer(tokenizer, prompt, answer)
+
+    monkeypatch.setattr("labkit.text.pairs.encode_prompt_and_answer", encode)
+    assert len(drop_long_pairs(tokenizer, RANKINGS[2].pairs, 64)) == 6 and sorted(seen) == sorted(RANKINGS[2].answers)
 
 
 def test_a_row_says_its_order():

@@ -13,6 +13,9 @@ TURNS = ("messages", "conversations", "conversation")
 QUESTIONS = ("instruction", "prompt", "question", "query")
 INPUTS = ("input", "context")
 ANSWERS = ("output", "response", "completion", "answer")
+ANSWER_LISTS = (
+    "responses", "completions", "answers", "candidates", "outputs", "generations", "all_generated_responses",
+)  # fmt: skip
 SYSTEMS = ("system", "system_prompt")
 HISTORIES = ("history",)
 CHOSEN = ("chosen", "preferred_output", "chosen_response")
@@ -65,6 +68,10 @@ class TrackedRow:
     def has_column(self, names: Iterable[str]) -> bool:
         """Whether there is a column of one of these names, empty or not."""
         return self.find_column(names) is not None
+
+    def has_value(self, names: Iterable[str]) -> bool:
+        """Whether a column of one of these names is there and not empty."""
+        return any(not is_empty(self.values.get(name)) for name in names)
 
     def __str__(self) -> str:
         return " ".join(", ".join(self.names).split())[:300] or "none"

@@ -18,13 +18,15 @@ from typing import Any, NamedTuple
 from labkit.errors import LabError
 from labkit.text.reading.columns import CHOSEN, KNOWN, REJECTED, TrackedRow, is_empty
 from labkit.text.reading.report import ReadReport, RowError
+from labkit.text.reading.strength import STRENGTHS, ScaleCheck, signed_strength
 from labkit.text.reading.values import shorten_repr
+from labkit.text.reading.wrappers import is_message_list
 
 _LISTS = re.compile(r"(?:.*[_ -])?(?:responses|answers|completions|candidates|outputs|generations|options|choices)")
 """The name of a column that holds several answers."""
 _STEM = (
     "answer|response|completion|output|text|message|reply|summary|candidate|generation|option|choice|model|ending|"
-    "solution|sol|opt|op"
+    "solution|sol|opt|op|conversation|conv"
 )
 _BESIDE = re.compile(rf"(?:({_STEM})(?!s$)s?[_ -]?)?([a-z]|\d\d?)")
 """The name of a column with one of several answers: response_1, answer_b, B."""
@@ -32,10 +34,10 @@ _POINTER = re.compile(rf"(?:({_STEM}|assistant|bot)s?[_ -]?)?([a-z]|\d\d?)")
 _ORDINALS = {"first": 0, "second": 1, "third": 2, "fourth": 3}
 _IDS = ("id", "label", "key", "name", "model")
 _SAID = ("text", "content", "response", "answer", "output", "completion")
-TIES = ("tie", "tied", "draw", "equal", "both", "both good", "both bad", "neither")
+TIES = ("tie", "tied", "draw", "equal", "both", "both good", "both bad", "tie bothbad", "neither")
 WINNERS = ("winner", "preference", "verdict")
 """Columns that may point to the better of two answers where there is no column chosen."""
-VERDICTS = ("label", "preference", "winner", "verdict")
+VERDICTS = ("label", "preference", "winner", "verdict", "status")
 """Columns that may say of two answers that neither is better."""
 FEW, SHORT = 10, 30
 """Of how many different answers, and of how many characters each, it is suspected that they name others."""
@@ -60,6 +62,7 @@ class IndexBase:
     """
 
     def __init__(self, candidate_bases: Iterable[int] = (0, 1)):
+        self.scale = ScaleCheck()
         self.candidate_bases, self.remaining_bases = frozenset(candidate_bases), {0, 1}
         self._taken: set[int | None] = set()
 
@@ -89,7 +92,13 @@ def chosen_and_rejected(columns: TrackedRow, reading: ReadReport, index_base: In
     Raises RowError for a pointer of which it is not sure what it means, and for a tie.
     """
     groups = list(_groups(columns))
-    won = groups and not columns.has_column((*CHOSEN, *REJECTED)) and columns.find_column(WINNERS)
+    won = None if not groups or columns.has_value((*CHOSEN, *REJECTED)) else columns.find_column(WINNERS)
+    if groups and not columns.has_value((*CHOSEN, *REJECTED, *WINNERS)):
+        stronger = _by_strength(columns, groups, reading)
+        if stronger is not None:
+            return stronger
+    if won:
+        index_base.scale.add(won, columns.values[won])
     given = [columns.get([won] if won else CHOSEN), columns.get(REJECTED)]
     if groups and any(map(_is_tie, given)):
         raise RowError("tie", "has no better answer: it is a tie.")
@@ -202,15 +211,26 @@ def _groups(columns: TrackedRow) -> Iterator[AnswerColumns]:
         stems.setdefault(part[1] or "", {})[part[2]] = name
     stems = {stem: keys for stem, keys in stems.items() if len(keys) > 1 and min(keys) in ("a", "0", "1")}
     for stem, keys in stems.items():
-        if stem != "model" or len(stems) == 1:
+        if stem != "model" or len(stems) == 1 and not _answers_beside(columns):
             order = sorted(keys, key=lambda key: (len(key), key))
             names = tuple(keys[key] for key in order)
             yield AnswerColumns(stem, tuple(order), tuple(columns.values[name] for name in names), names)
 
 
+def _answers_beside(columns: TrackedRow) -> bool:
+    """Whether other columns than model_a, model_b come in pairs, X_a and X_b, and hold texts or messages."""
+    pairs = (re.fullmatch(r"(.+?)[_ -]?([a-z]|\d\d?)", name) for name in columns.values)
+    stems = [
+        pair[1]
+        for pair in pairs
+        if pair and pair[1] not in ("model", "models") and _is_longer(columns.values[pair[0]], 0)
+    ]
+    return len({*stems}) < len(stems)
+
+
 def _listed(name: str, value: Any) -> AnswerColumns | None:
     """The answers in one column: a list, an object by their names, or either as text; None for anything else."""
-    value = _parsed(value)
+    value = parse_listed(value)
     if isinstance(value, str):
         broken = re.match(r"\s*\[.*\]\s*\Z", value, re.DOTALL)
         return AnswerColumns(name, (), (), (name,)) if broken else None
@@ -227,7 +247,7 @@ def _listed(name: str, value: Any) -> AnswerColumns | None:
     return AnswerColumns(name, tuple(ids) if len({*ids} - {""}) == len(ids) else (), texts, (name,))
 
 
-def _parsed(value: Any) -> Any:
+def parse_listed(value: Any) -> Any:
     """A list or object that CSV keeps as text, as JSON or Python writes it; any other value as it stands."""
     if isinstance(value, str) and re.match(r"\s*[\[{]", value):
         for parse in (json.loads, ast.literal_eval):
@@ -240,14 +260,31 @@ def _parsed(value: Any) -> Any:
     return value
 
 
+def _by_strength(columns: TrackedRow, groups: list[AnswerColumns], reading: ReadReport) -> tuple[Any, Any] | None:
+    """(chosen, rejected) of two answers by the sign of their strength; None for a row without one."""
+    two = [group for group in groups if len(group.answers) == 2]
+    if len(two) != 1 or not columns.has_value(STRENGTHS):
+        return None
+    strength = signed_strength(columns)
+    if strength is None:
+        return None
+    columns.used |= {*two[0].column_names}
+    name = columns.find_column(STRENGTHS)
+    first, second = two[0].column_names if len(two[0].column_names) == 2 else ("the first answer", "the second")
+    reading.row_remarks[f"{name} prefers {first} below 0 and {second} above 0."] += 1
+    return two[0].answers if strength < 0 else two[0].answers[::-1]
+
+
 def _by_name(columns: TrackedRow, given: list[Any], groups: list[AnswerColumns]) -> Any:
     """(chosen, rejected) from the columns that they name; None where they name none."""
     names = [value.strip().lower() if isinstance(value, str) else "" for value in given]
     if names[0] == names[1] or not all(name in columns.values.keys() - {*CHOSEN, *REJECTED} for name in names):
         return None
-    if groups and all(re.fullmatch(r"models?[_ -]?\w\w?", name) for name in names):
-        if not any(name in group.column_names for group in groups for name in names):
+    if all(re.fullmatch(r"models?[_ -]?\w\w?", name) for name in names):
+        if groups and not any(name in group.column_names for group in groups for name in names):
             return None  # these hold the models' names, the answers stand beside
+        if _answers_beside(columns):
+            raise RowError("answer in another column", f"has {shorten_repr(given[0])} as chosen, {_MEND}")
     columns.used |= {*names}
     return columns.values[names[0]], columns.values[names[1]]
 
@@ -317,8 +354,10 @@ def _place(group: AnswerColumns, word: str) -> int | None:
 
 def _unread(columns: TrackedRow, length: int) -> str:
     """A column with several texts, or the columns with one each, that were not read and are longer; '' for none."""
-    idle = {name: _parsed(value) for name, value in columns.values.items() if name not in {*columns.used, *KNOWN}}
+    idle = {name: parse_listed(value) for name, value in columns.values.items() if name not in {*columns.used, *KNOWN}}
     for name, value in idle.items():
+        if is_message_list(value):
+            continue
         inside = list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, list) else []
         if sum(_is_longer(one, length) for one in inside) > 1:
             return f"the column {name}"
@@ -331,4 +370,9 @@ def _unread(columns: TrackedRow, length: int) -> str:
 
 
 def _is_longer(value: Any, length: int) -> bool:
+    """Whether a value is, or a message or object in it holds, a text of several words and more characters."""
+    if isinstance(value, Mapping):
+        return any(_is_longer(one, length) for one in value.values())
+    if is_message_list(value):
+        return any(_is_longer(one, length) for one in value)
     return isinstance(value, str) and len(value) > length and " " in value.strip()

@@ -6,15 +6,16 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labkit.errors import LabError
+from labkit.errors import LabError, count_with_noun
 from labkit.text.pairs import PreferencePair
 from labkit.text.rankings import Ranking, ranking_of_pair
-from labkit.text.reading.columns import ANSWERS, CHOSEN, QUESTIONS, REJECTED, TURNS, TrackedRow, is_empty
+from labkit.text.reading.columns import ANSWER_LISTS, ANSWERS, CHOSEN, QUESTIONS, REJECTED, TURNS, TrackedRow, is_empty
 from labkit.text.reading.conversations import (
     answers_repeat_questions,
     history_messages,
@@ -31,9 +32,10 @@ from labkit.text.reading.pointers import (
     check_tie,
     chosen_and_rejected,
 )
-from labkit.text.reading.rankings import ranked_answers
+from labkit.text.reading.rankings import RANKS, ScoredAnswers, scored_answers, without_repeats
 from labkit.text.reading.report import ReadReport, RowError
 from labkit.text.reading.rows import ParsedRows, check_weight_and_media, parse_rows, record_turn_remarks, to_tracked_row
+from labkit.text.reading.strength import STRENGTHS, number_or_none
 from labkit.text.reading.unpaired import answer_field, check_one_kind, feedback, summary
 from labkit.text.reading.values import clean_field, field_to_messages, parse_transcript, parse_turns
 from labkit.text.unpaired import AnswerSplit, LabeledAnswer, RatedAnswer, SingleAnswer
@@ -139,17 +141,36 @@ def read_unsplit_preferences(path_or_hub_name: str | Path) -> ParsedRows[Prefere
     items = parse_rows(path_or_hub_name, partial(_preference, numbering, suspects))
     if not numbering.is_consistent:
         items = parse_rows(path_or_hub_name, partial(_preference, IndexBase(numbering.remaining_bases), suspects))
+    numbering.scale.raise_if_scale(items.reading.source)
     suspects.raise_if_all_are_references(items.reading.source)
+    items = _without_questions(items)
     items.reading.finish_and_check(len(items.values))
     check_one_kind(items.values, items.reading.source)
     single = [one for one in items.values if isinstance(one, SingleAnswer)]
     items.reading.warnings += [summary(single)] if single else []
+    return items
+
+
+def _without_questions(items: ParsedRows[Preference]) -> ParsedRows[Preference]:
+    """The same, but that answers which all begin with a copy of the prompt lose it; without those that then are empty
+    or equal, which are counted.
+    """
     asked = [one.prompt[-1].content for one in items.values]
     if not all(answers_repeat_questions(asked, [_answers(one)[side] for one in items.values]) for side in (0, -1)):
         return items
-    items.reading.warnings.append("The answers begin with a copy of the prompt, which is removed.")
-    stripped = [_without_question(one) for one in items.values]
-    return ParsedRows(stripped, items.split_per_row, items.reading)
+    reading, values, splits, found = items.reading, list[Preference](), list[str](), Counter[str]()
+    reading.warnings.append("The answers begin with a copy of the prompt, which is removed.")
+    for one, split in zip(items.values, items.split_per_row, strict=True):
+        try:
+            values.append(_without_question(one, found))
+        except RowError as error:
+            reading.drop(error.reason)
+        else:
+            splits.append(split)
+    reading.warnings += [
+        f"{count_with_noun(count, 'row')} without the prompt: {words}" for words, count in found.items()
+    ]
+    return ParsedRows(values, splits, reading)
 
 
 def _answers(preference: Preference) -> tuple[str, ...]:
@@ -159,11 +180,18 @@ def _answers(preference: Preference) -> tuple[str, ...]:
     return preference.answers if isinstance(preference, Ranking) else (preference.chosen, preference.rejected)
 
 
-def _without_question(preference: Preference) -> Preference:
+def _without_question(preference: Preference, remarks: Counter[str]) -> Preference:
+    """One preference; what is odd is counted in `remarks`. Raises RowError where nothing can be learned from what is
+    left of its answers.
+    """
     question = preference.prompt[-1].content
     answers = tuple(strip_repeated_question(answer, question) for answer in _answers(preference))
+    _check(preference.prompt, answers)
     if isinstance(preference, Ranking):
-        return preference._replace(answers=answers)
+        places = preference.scores or [-at for at in range(len(answers))]
+        kept, found = without_repeats(answers, places, "score" if preference.scores else "place")
+        remarks.update(found)
+        return preference._replace(answers=answers).select(kept)
     if isinstance(preference, SingleAnswer):
         return preference._replace(completion=answers[0])
     return preference._replace(chosen=answers[0], rejected=answers[1])
@@ -178,8 +206,8 @@ def _preference(
     columns = to_tracked_row(row)
     check_weight_and_media(columns)
     check_tie(columns)
-    if not columns.has_column((*CHOSEN, *REJECTED, *WINNERS)):
-        ranked = ranked_answers(columns, reading)
+    if not columns.has_value((*CHOSEN, *REJECTED, *WINNERS)):
+        ranked = scored_answers(columns)
         if ranked is not None:
             return _ranking(ranked, columns, reading), columns
         answer, said_of_it = answer_field(columns), feedback(columns)
@@ -188,16 +216,20 @@ def _preference(
     return _pair(numbering, suspects, columns, reading), columns
 
 
-def _ranking(ranked: Sequence[Any], columns: TrackedRow, reading: ReadReport) -> Ranking:
+def _ranking(ranked: ScoredAnswers, columns: TrackedRow, reading: ReadReport) -> Ranking:
     """Answers in their order -> a list, of whose equal answers the best one stands."""
-    asked, answers = _prompt(columns), [_answer(one) for one in ranked]
+    asked, answers = _prompt(columns), [_answer(one) for one in ranked.answers]
     if not all(isinstance(one, str) for one in answers):
         raise RowError("answers as messages", "has a list of answers as messages. Write each answer as its text.")
-    texts = tuple(dict.fromkeys(map(str, answers)))
-    _check(asked, texts if len(texts) > 1 else texts * 2)
+    _check(asked, tuple(map(str, answers)))
+    kept, remarks = without_repeats(list(map(str, answers)), ranked.numbers, ranked.kind)
+    texts = tuple(str(answers[at]) for at in kept)
     said = [Message("assistant", text) for text in texts]
-    record_turn_remarks(reading, (*asked, *said), [columns.values[name] for name in columns.used])
-    return Ranking(asked, texts)
+    fields = [columns.values[name] for name in columns.used if name not in ANSWER_LISTS]
+    record_turn_remarks(reading, (*asked, *said), fields)
+    reading.row_remarks.update([*ranked.remarks, *remarks])
+    reading.unread_turn_keys.update(ranked.unread_keys)
+    return Ranking(asked, texts, tuple(ranked.numbers[at] for at in kept) if ranked.kind not in RANKS else ())
 
 
 def _single_answer(given: Any, said_of_it: bool | float, columns: TrackedRow, reading: ReadReport) -> SingleAnswer:
@@ -247,7 +279,9 @@ def _pair(
 
 def _margin(columns: TrackedRow) -> float:
     """How much better the chosen answer is said to be; 0 where that is not said, or not a number from 0 on."""
-    margin = _number(columns.values.get("margin"))
+    margin, strength = number_or_none(columns.values.get("margin")), columns.used.intersection(STRENGTHS)
+    if margin is None and strength:
+        return abs(number_or_none(columns.values[strength.pop()]) or 0.0)
     if margin is None or not 0 < margin < math.inf:
         return 0.0
     columns.used.add("margin")
@@ -258,7 +292,7 @@ def _note_scores(columns: TrackedRow, reading: ReadReport) -> None:
     """Enter in the record that the chosen answer is the worse one, where scores, a margin or a verdict say so."""
     for name in (*VERDICTS, "margin"):
         value = columns.values.get(name)
-        worse = (_number(value) or 0) < 0 if name == "margin" else str(value).strip().lower() == "rejected"
+        worse = (number_or_none(value) or 0) < 0 if name == "margin" else str(value).strip().lower() == "rejected"
         if worse:
             words = f"{name} says that the rejected answer is better; the pair is used as given."
             reading.row_remarks[f"{words} Swap them if it is wrong."] += 1
@@ -266,18 +300,15 @@ def _note_scores(columns: TrackedRow, reading: ReadReport) -> None:
         parts = re.split("[_ -]", name)
         if "chosen" in parts and not {*parts}.isdisjoint(SCORES):
             other = name.replace("chosen", "rejected")
-            chosen, rejected = _number(columns.values[name]), _number(columns.values.get(other))
-            if chosen is not None and rejected is not None and chosen < rejected:
+            chosen, rejected = number_or_none(columns.values[name]), number_or_none(columns.values.get(other))
+            if chosen is None or rejected is None:
+                continue
+            if chosen < rejected:
                 words = f"{name} is below {other}; the pair is used as given. Swap them if it is wrong."
                 reading.row_remarks[words] += 1
-
-
-def _number(value: Any) -> float | None:
-    """A score, as a number or as text; None for anything else."""
-    try:
-        return float(value) if isinstance(value, str | int | float) else None
-    except ValueError:
-        return None
+            elif chosen == rejected:
+                words = f"{name} is the same as {other}; the pair is used as given. Remove it if it is a tie."
+                reading.row_remarks[words] += 1
 
 
 def _prompt(columns: TrackedRow) -> Turns:

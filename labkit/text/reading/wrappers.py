@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from labkit.errors import LabError
-from labkit.text.reading.columns import HISTORIES, KNOWN
+from labkit.text.reading.columns import ANSWER_LISTS, HISTORIES, KNOWN, QUESTIONS
 from labkit.text.reading.files import split_from_name_or_empty
 from labkit.text.reading.report import RowError
 
@@ -37,6 +37,8 @@ def find_row_groups(value: Any) -> FoundRowGroups | None:
         return FoundRowGroups([RowGroup([value])], [])
     if isinstance(value, list):
         return FoundRowGroups([RowGroup(value)], [])
+    if isinstance(value, Mapping) and _is_row_with_answers(value):
+        return FoundRowGroups([RowGroup([value])], [])
     found = _objects(value, DEPTH) if isinstance(value, Mapping) else None
     if found is not None or not isinstance(value, Mapping):
         return found
@@ -44,6 +46,13 @@ def find_row_groups(value: Any) -> FoundRowGroups | None:
     if any(name in KNOWN and isinstance(field, str) or is_message_list(field) for name, field in fields.items()):
         return FoundRowGroups([RowGroup([value])], [])
     return _named({name: inside for name, inside in value.items() if isinstance(inside, list)}, value)
+
+
+def _is_row_with_answers(value: Mapping[str, Any]) -> bool:
+    """Whether an object is one row: a question and a list of answers to it, as in UltraFeedback."""
+    fields = {str(name).lower(): field for name, field in value.items()}
+    asked = any(isinstance(fields.get(name), str) for name in QUESTIONS)
+    return asked and any(isinstance(fields.get(name), list) for name in ANSWER_LISTS)
 
 
 def _is_viewer(rows: Any) -> bool:
