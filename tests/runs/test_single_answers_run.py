@@ -1,4 +1,4 @@
-"""A run on a file of labelled answers: a reward model by regression, and KTO."""
+"""Runs on single answers: a file of labels for a reward model and KTO, and the ratings of the world's annotator."""
 
 import json
 from dataclasses import replace
@@ -7,6 +7,7 @@ import pytest
 
 from labkit.commands.main import main
 from labkit.errors import LabError
+from labkit.preferences.annotate import AnnotatedAnswer, AnnotatedPair, compare_ratings, read_annotated_answers
 from labkit.runs.folder import Run
 from labkit.runs.pipeline import check_plan, run
 from labkit.runs.plan import make_plan, parse_plan
@@ -14,6 +15,10 @@ from labkit.runs.recipe import Recipe
 from labkit.runs.settings import override_recipe
 from labkit.stages import KTO
 from labkit.stages.reward import Ratings
+from labkit.text.pairs import PreferencePair
+from labkit.text.reading.preferences import read_unsplit_preferences
+from labkit.text.unpaired import RatedAnswer
+from labkit.world import Message
 from tests.tiny_recipe import tiny_recipe
 
 
@@ -24,7 +29,7 @@ def write(path, **fields):
     return str(path)
 
 
-def planned(plan: str, file: str, *flags: str) -> Recipe:
+def planned(plan: str, file: str | None, *flags: str) -> Recipe:
     known = tiny_recipe().plan
     stages = {one.name: one.stage for one in known}
     stages["kto"] = KTO(stages["dpo"].train)
@@ -52,6 +57,48 @@ def test_a_run_learns_from_labels_and_its_report_says_so(tmp_path, capsys):
     (reading,) = [one for one in report["reading"].values() if one["source"] == file]
     assert "Single answers with a label: 20 good, 20 bad." in reading["warnings"] and reading["kept"] == 40
     assert main(["plan", str(tmp_path / "run")]) == 0 and "kto" in capsys.readouterr().out
+
+
+def test_a_run_whose_annotator_rates(tmp_path):
+    flags = ("--annotation.format", "ratings", "--annotation.num-generations", "2", "--reward.loss", "Ratings")
+    recipe = planned("pretrain,sft,reward", None, *flags)
+    list(run(recipe, tmp_path / "run"))
+    made = Run.open(tmp_path / "run")
+    metrics, kept = metrics_of(made, "reward"), made.path / "preferences"
+    rated = read_annotated_answers(kept / "train.jsonl")
+    assert {one.answer.rating for one in rated} <= {1.0, 2.0, 3.0, 4.0, 5.0} and len(rated) > recipe.annotation.prompts
+    held_out = read_annotated_answers(kept / "validation.jsonl")
+    assert metrics["answers"] == len(held_out) and metrics.get("pairs", 0) == len(compare_ratings(held_out))
+    assert {"rating_error", "rating_variance", "untrained_loss"} <= metrics.keys()
+    read = read_unsplit_preferences(kept / "train.jsonl").values
+    ratings = [one.rating for one in read if isinstance(one, RatedAnswer)]
+    assert ratings == [one.answer.rating for one in rated]  # texts are cleaned
+    assert main(["plan", str(made.path)]) == 0
+
+
+def test_two_ratings_of_a_prompt_are_a_choice_with_gold():
+    ask, other = ((Message("user", f"Where is {who}?"),) for who in ("Anna", "Tom"))
+    rated = [
+        AnnotatedAnswer(RatedAnswer(prompt, text, rating), gold)
+        for prompt, text, rating, gold in ((ask, "No.", 2.0, 0.3), (ask, "Here.", 4.0, 0.2), (other, "So.", 1.0, 0.0))
+    ]
+    assert compare_ratings(rated) == [AnnotatedPair(PreferencePair(ask, "Here.", "No."), 0.2, 0.3)]
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        (
+            "pretrain,sft,dpo",
+            "TinyWorld's annotator: .* rating cannot be paired.* Set annotation.format to pairs or",
+        ),
+        ("pretrain,sft,kto", "TinyWorld's annotator: .* do not say which are good.* Set annotation.format to pairs or"),
+    ],
+)
+def test_stages_that_compare_refuse_an_annotator_who_rates(tmp_path, plan, words):
+    with pytest.raises(LabError, match=words):
+        list(run(planned(plan, None, "--annotation.format", "ratings"), tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
