@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 
 import torch
 
@@ -13,7 +12,7 @@ from labkit.losses import rating_loss
 from labkit.machine import autocast
 from labkit.model.reward_model import RewardModel
 from labkit.text.pairs import PreferencePair
-from labkit.text.ratings import RatingScale, rated_batch
+from labkit.text.ratings import RatingScale, differently_rated, rated_batch
 from labkit.text.tokenizer import Tokenizer
 from labkit.text.unpaired import RatedAnswer
 
@@ -49,19 +48,6 @@ def rating_metrics(
         measured["pair_accuracy"] = pairwise_accuracy(scores[better] - scores[worse])
         measured |= {"length_accuracy": length_baseline_accuracy(pairs), "pairs": len(pairs)}
     return measured
-
-
-def differently_rated(answers: Sequence[RatedAnswer]) -> list[tuple[int, int]]:
-    """The places of each two answers to one prompt of which the first was rated higher than the second."""
-    places: dict[object, list[int]] = {}
-    for place, answer in enumerate(answers):
-        places.setdefault(answer.prompt, []).append(place)
-    found = []
-    for same in places.values():
-        for one, other in combinations(same, 2):
-            if answers[one].rating != answers[other].rating:
-                found.append((one, other) if answers[one].rating > answers[other].rating else (other, one))
-    return found
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Annotators of the world: a model answers, a profile chooses between its answers or ranks them, sometimes by mistake.
+"""Annotators of the world: a model answers, a profile chooses between its answers, ranks or rates them, with mistakes.
 
 What comes out is what people's votes would be, but for one thing: the gold score of both answers is known, and so how
 far a reward model that was fitted to the choices is right.
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import torch
 
-from labkit.configs import Count, Range, Share, check_fields
+from labkit.configs import Count, NonNegative, Range, Share, check_fields
 from labkit.decoding import Temperature, generate
 from labkit.decoding.compiled import CompiledGenerator, supports_compiled_generation
 from labkit.decoding.filters import COLDEST, HOTTEST
@@ -27,7 +27,9 @@ from labkit.preferences.choosing import Chooser, LazyChoice, ShownAnswer
 from labkit.text.chat import decode_reply, encode_prompt
 from labkit.text.pairs import PreferencePair, pair_to_row
 from labkit.text.rankings import Ranking, ranking_to_row
+from labkit.text.ratings import differently_rated
 from labkit.text.tokenizer import Tokenizer
+from labkit.text.unpaired import RatedAnswer, single_answer_to_row
 from labkit.world import Message, Task, World, gold_score
 
 T = TypeVar("T")
@@ -46,9 +48,10 @@ class AnnotationConfig:
     the annotator likes both answers alike; a coin then makes it, and half of those choices are noise. precision: bf16
     draws the answers in bf16, where the processor can; or fp32.
 
-    format: pairs, or rankings of all different answers to a prompt. other_annotators: profiles who annotate too, each
-    as many prompts as `annotator` in the mean; gold stays that of `annotator`, so that where they disagree they are
-    wrong. position_bias, laziness, lazy_choice: what else than values decides, see `labkit.preferences.choosing`.
+    format: pairs, or rankings of all different answers to a prompt, or ratings of each, from 1 to 5. other_annotators:
+    profiles who annotate too, each as many prompts as `annotator` in the mean; gold stays that of `annotator`, so that
+    where they disagree they are wrong. position_bias, laziness, lazy_choice, rating_noise: what else than values
+    decides, see `labkit.preferences.choosing`.
     """
 
     annotator: str = "warm"
@@ -59,17 +62,23 @@ class AnnotationConfig:
     max_new_tokens: Count = 40
     keep_ties: bool = False
     precision: Literal["bf16", "fp32"] = "bf16"
-    format: Literal["pairs", "rankings"] = "pairs"
+    format: Literal["pairs", "rankings", "ratings"] = "pairs"
     other_annotators: tuple[str, ...] = ()
     position_bias: Share = 0.0
     laziness: Share = 0.0
     lazy_choice: LazyChoice = "coin"
+    rating_noise: NonNegative = 0.5
 
-    added_fields = ("format", "other_annotators", "position_bias", "laziness", "lazy_choice")
+    added_fields = ("format", "other_annotators", "position_bias", "laziness", "lazy_choice", "rating_noise")
     older_names = {"num_generations": "samples", "max_new_tokens": "answer_tokens", "keep_ties": "ties"}
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.format == "ratings" and (self.position_bias or self.lazy_choice != "coin"):
+            raise LabError(
+                "AnnotationConfig: position_bias and lazy_choice are of choices between answers, and with the format "
+                "ratings each is rated by itself. Leave position_bias at 0 and lazy_choice at coin."
+            )
 
 
 class AnnotatedPair(NamedTuple):
@@ -98,6 +107,23 @@ class AnnotatedRanking(NamedTuple):
         """Each two of the answers, the better one chosen."""
         both = zip(self.ranking.pairs, combinations(self.golds, 2), strict=True)
         return [AnnotatedPair(pair, *golds) for pair, golds in both]
+
+
+class AnnotatedAnswer(NamedTuple):
+    """An answer as it was rated, with its gold score under the profile `AnnotationConfig.annotator`."""
+
+    answer: RatedAnswer
+    gold: float
+
+
+def compare_ratings(answers: Sequence[AnnotatedAnswer]) -> list[AnnotatedPair]:
+    """Each two answers to a prompt that were rated differently, the higher one chosen."""
+    compared = []
+    for better, worse in differently_rated([one.answer for one in answers]):
+        (chosen, chosen_gold), (rejected, rejected_gold) = answers[better], answers[worse]
+        pair = PreferencePair(chosen.prompt, chosen.completion, rejected.completion)
+        compared.append(AnnotatedPair(pair, chosen_gold, rejected_gold))
+    return compared
 
 
 def generate_annotated_pairs(
@@ -143,6 +169,26 @@ def generate_annotated_rankings(
     return _some(ranked, config, num_prompts)
 
 
+def generate_annotated_answers(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    world: World,
+    config: AnnotationConfig,
+    split: str,
+    num_prompts: int,
+    seed: int = 0,
+) -> list[AnnotatedAnswer]:
+    """Ratings of all different answers of `model` to each of `num_prompts` tasks of a split; of the same answers that
+    `generate_annotated_pairs` chooses between. Raises LabError as that does.
+    """
+    rated = []
+    for task, shown in _shown_answers(model, tokenizer, world, config, split, num_prompts, seed):
+        for answer, gold in zip(shown.answers, shown.golds, strict=True):
+            rating = float(shown.chooser.rate(answer))
+            rated.append(AnnotatedAnswer(RatedAnswer(task.messages, answer.text, rating), gold))
+    return _some(rated, config, num_prompts)
+
+
 class _Shown(NamedTuple):
     """What one annotator is shown: the different, non-empty answers to a task, in a random order. golds: under the
     profile that the run is measured by.
@@ -179,7 +225,7 @@ def _shown_answers(
         own, profile = world.profiles[names[0]], world.profiles[names[0] if len(names) == 1 else rng.choice(names)]
         golds = [gold_score(world, task, text, own).total for text in different]
         seen = golds if profile is own else [gold_score(world, task, text, profile).total for text in different]
-        chooser = Chooser(profile, rng, config.position_bias, config.laziness, config.lazy_choice)
+        chooser = Chooser(profile, rng, config.position_bias, config.laziness, config.lazy_choice, config.rating_noise)
         yield task, _Shown(chooser, list(map(ShownAnswer, different, seen)), golds)
 
 
@@ -251,6 +297,16 @@ def read_annotated_rankings(path: str | Path) -> list[AnnotatedRanking]:
     return _read(path, _ranking_of_row)
 
 
+def write_annotated_answers(path: str | Path, answers: Sequence[AnnotatedAnswer]) -> None:
+    """Rated answers as one JSON object a line, with the gold score of each; whole or not at all."""
+    write_jsonl(Path(path), (single_answer_to_row(one.answer) | {"gold": one.gold} for one in answers))
+
+
+def read_annotated_answers(path: str | Path) -> list[AnnotatedAnswer]:
+    """What `write_annotated_answers` wrote. Raises LabError when the file is not there or is none of its kind."""
+    return _read(path, _answer_of_row)
+
+
 def _pair_of_row(row: dict[str, Any]) -> AnnotatedPair:
     pair = PreferencePair(_prompt(row), row["chosen"][0]["content"], row["rejected"][0]["content"])
     return AnnotatedPair(pair, row["chosen_gold"], row["rejected_gold"])
@@ -258,6 +314,10 @@ def _pair_of_row(row: dict[str, Any]) -> AnnotatedPair:
 
 def _ranking_of_row(row: dict[str, Any]) -> AnnotatedRanking:
     return AnnotatedRanking(Ranking(_prompt(row), tuple(row["responses"])), tuple(row["golds"]))
+
+
+def _answer_of_row(row: dict[str, Any]) -> AnnotatedAnswer:
+    return AnnotatedAnswer(RatedAnswer(_prompt(row), row["completion"], row["rating"]), row["gold"])
 
 
 def _prompt(row: dict[str, Any]) -> tuple[Message, ...]:

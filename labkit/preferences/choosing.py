@@ -1,11 +1,13 @@
-"""How an annotator comes to a choice between two answers, or to a ranking of several: by the profile's values, or not.
+"""How an annotator comes to a choice between two answers, a ranking of several, or a rating of one: by the profile's
+values, or not.
 
     values      the profile's gold score, and a mistake at the profile's rate
     position    of two answers the first shown one is chosen, whatever they say
     laziness    the answers are not read: a coin decides, or their length
 
 Mistakes, a position and a coin are noise to a reward model, which does not see what was shown first: its choices are
-right less often, and its scores lie closer together. A liking for length it learns as if it were a value.
+right less often, and its scores lie closer together. A liking for length it learns as if it were a value. A rating is
+of one answer by itself: it has no position, and its mistakes are noise on the scale.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from typing import Literal, NamedTuple
 from labkit.world.profiles import Annotator
 
 LazyChoice = Literal["coin", "longer", "shorter"]
+LOWEST, HIGHEST = 1, 5
+"""Ratings, as of stars."""
 
 
 class ShownAnswer(NamedTuple):
@@ -32,7 +36,8 @@ class Chooser:
     """One annotator at work; `rng` makes all that is left to chance.
 
     position_bias: the share of choices that fall on the answer shown first. laziness: the share of the others that are
-    made without reading, as lazy_choice says; equal lengths are a coin's.
+    made without reading, as lazy_choice says; equal lengths are a coin's. rating_noise: the standard deviation of what
+    is added to ratings.
     """
 
     profile: Annotator
@@ -40,6 +45,7 @@ class Chooser:
     position_bias: float = 0.0
     laziness: float = 0.0
     lazy_choice: LazyChoice = "coin"
+    rating_noise: float = 0.0
 
     def chooses_first(self, first: ShownAnswer, second: ShownAnswer) -> bool:
         """Whether the answer shown first is chosen."""
@@ -82,6 +88,13 @@ class Chooser:
                     high = middle
             ranked.insert(low, place)
         return ranked
+
+    def rate(self, answer: ShownAnswer) -> int:
+        """From 1 to 5 by the gold score, 0 to 1, with the noise; where the answer is not read, any."""
+        if self.laziness and self.rng.random() < self.laziness:
+            return self.rng.randint(LOWEST, HIGHEST)
+        rating = LOWEST + (HIGHEST - LOWEST) * answer.gold + self.rng.gauss(0.0, self.rating_noise)
+        return min(HIGHEST, max(LOWEST, round(rating)))
 
 
 def _first_of_each_gold(shown: Sequence[ShownAnswer]) -> Iterable[int]:

@@ -41,6 +41,7 @@ from labkit.stages.registry import DATA_FIELDS, RolloutSchedule
 from labkit.text.pairs import PreferencePair
 from labkit.text.rankings import Ranking
 from labkit.text.tokenizer import Tokenizer
+from labkit.text.unpaired import AnswerSplit, RatedAnswer
 from labkit.training.cost import CostCounter, Work, fake_tensors, without_memory
 from labkit.training.processes import ParallelConfig, accelerator
 from labkit.training.speed import DeviceSpeed
@@ -265,6 +266,9 @@ def _preferences(recipe: Recipe, world: World, sources: LoadedSources) -> Prefer
     ranked = recipe.annotation.format == "rankings"
     answers = recipe.annotation.num_generations  # all different, at the most
     rankings = [Ranking(task.messages, (task.reference,) * answers) for task in tasks] if ranked else []
+    if recipe.annotation.format == "ratings":
+        rated = [RatedAnswer(task.messages, task.reference, index % 5.0) for index, task in enumerate(tasks)]
+        return PreferenceSplit([], [], answers=AnswerSplit(rated, rated))
     return PreferenceSplit(pairs, pairs, rankings=rankings)
 
 

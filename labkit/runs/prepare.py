@@ -13,10 +13,14 @@ from labkit.machine import default_device
 from labkit.model.reward_model import RewardModel
 from labkit.preferences.annotate import (
     AnnotatedRanking,
+    compare_ratings,
+    generate_annotated_answers,
     generate_annotated_pairs,
     generate_annotated_rankings,
+    read_annotated_answers,
     read_annotated_pairs,
     read_annotated_rankings,
+    write_annotated_answers,
     write_annotated_pairs,
     write_annotated_rankings,
 )
@@ -34,6 +38,7 @@ from labkit.text.reading import (
     read_texts,
 )
 from labkit.text.tokenizer import Tokenizer
+from labkit.text.unpaired import AnswerSplit
 from labkit.training.processes import accelerator
 from labkit.world import World
 
@@ -99,14 +104,18 @@ def models_on(run: Run, stage_inputs: StageInputs, device: torch.device) -> Stag
 
 
 def preference_split(run: Run, tokenizer: Tokenizer, world: World, preferences: Preferences | None) -> PreferenceSplit:
-    """The given preference pairs; else what the world's annotator chooses between answers of the fine-tuned model, or
-    how they are ranked.
+    """The given preferences; else what the world's annotator chooses between answers of the fine-tuned model, or how
+    they are ranked or rated.
 
-    Choices are made once and kept in the run's folder.
+    Annotations are made once and kept in the run's folder.
     """
     if preferences is not None:
         return PreferenceSplit.of(preferences)
     rankings: list[AnnotatedRanking] = []
+    if run.recipe.annotation.format == "ratings":
+        rated, held_out_rated = (_annotated(run, tokenizer, world, split, RATINGS) for split in ("train", "validation"))
+        answers = AnswerSplit([one.answer for one in rated], [one.answer for one in held_out_rated])
+        return PreferenceSplit([], [], compare_ratings(held_out_rated), answers=answers)
     if run.recipe.annotation.format == "rankings":
         rankings, held_out_rankings = (
             _annotated(run, tokenizer, world, split, RANKINGS) for split in ("train", "validation")
@@ -132,6 +141,9 @@ class _Annotations(NamedTuple):
 
 PAIRS = _Annotations(generate_annotated_pairs, write_annotated_pairs, read_annotated_pairs)
 RANKINGS = _Annotations(generate_annotated_rankings, write_annotated_rankings, read_annotated_rankings)
+
+
+RATINGS = _Annotations(generate_annotated_answers, write_annotated_answers, read_annotated_answers)
 
 
 def _annotated(run: Run, tokenizer: Tokenizer, world: World, split: str, form: _Annotations) -> list[Any]:

@@ -30,6 +30,7 @@ from labkit.text.pairs import PairBatch, PairSource, PreferencePair
 from labkit.text.rankings import RankingBatch, RankingSource
 from labkit.text.ratings import RatedBatch, RatedSource, RatingScale, standard_scale
 from labkit.training.config import BatchSource, TrainConfig
+from labkit.training.cost import has_numbers
 from labkit.training.engine import call_on_device
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ class RewardModeling(Stage):
             drawn = torch.Generator().manual_seed(self._seed(stage_inputs))
             weight = torch.randn(model.head.weight.shape, generator=drawn) * self.head_std
             model.head.weight.data.copy_(weight)
-        if isinstance(self.loss, Ratings):
+        if isinstance(self.loss, Ratings) and has_numbers(model):
             model.head.bias.data += self._distance_from_ratings(model, stage_inputs)
         return model
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import torch
@@ -95,3 +96,16 @@ def standard_scale(answers: Sequence[RatedAnswer]) -> RatingScale:
             f"Give answers with different ratings."
         )
     return RatingScale(statistics.fmean(ratings), deviation)
+
+
+def differently_rated(answers: Sequence[RatedAnswer]) -> list[tuple[int, int]]:
+    """The places of each two answers to one prompt of which the first was rated higher than the second."""
+    places: dict[object, list[int]] = {}
+    for place, answer in enumerate(answers):
+        places.setdefault(answer.prompt, []).append(place)
+    found = []
+    for same in places.values():
+        for one, other in combinations(same, 2):
+            if answers[one].rating != answers[other].rating:
+                found.append((one, other) if answers[one].rating > answers[other].rating else (other, one))
+    return found

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -48,6 +48,11 @@ def fake_tensors() -> Iterator[None]:
     """Inside, tensors have no numbers and take no memory; real ones can be read beside them."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield
+
+
+def has_numbers(model: nn.Module) -> bool:
+    """Whether a model's weights are real, so that what they compute can be used."""
+    return not any(isinstance(weight, FakeTensor) for weight in model.parameters())
 
 
 def without_memory(make: Callable[[], M]) -> M:

@@ -378,6 +378,18 @@ MESSAGES = {
         "或指定另一个运行的阶段（{2}@RUN/STAGE）。",
     "There is no stage {}; the stages are {}, and names with a suffix, like dpo-strict.":
         "没有阶段 {0}；可选的有 {1}，以及带后缀的名称，如 dpo-strict。",
+    "{}: {} cannot be paired, and this stage compares two answers to a prompt. {}; or train {} on them instead.":
+        "{0}：{1} 无法配对，而该阶段比较同一提示的两个回答。{2}；或改用它们训练 {3}。",
+    "{}: {} do not say which are good, and this stage learns from good and bad ones. {}; or train the reward model "
+    "with --reward.loss Ratings on them instead.":
+        "{0}：{1} 没有说明哪些是好的，而该阶段从好与差的回答中学习。{2}；或改用 --reward.loss Ratings 训练奖励模型。",
+    "{}: the loss Ratings cannot learn from {}. {}, or choose another loss: BradleyTerry, AllPairs or PlackettLuce.":
+        "{0}：损失 Ratings 不能从 {1} 学习。{2}，或选择其他损失：BradleyTerry、AllPairs 或 PlackettLuce。",
+    "{}: all {} training answers have the label {}, and KTO learns from good and bad ones. Add {} ones{}.":
+        "{0}：全部 {1} 个训练回答的标签都是 {2}，而 KTO 从好与差的回答中学习。请加入 {3} 的回答{4}。",
+    "All {} training answers have the rating {}, so there is nothing to tell apart. Give answers with different "
+    "ratings.":
+        "全部 {0} 个训练回答的评分都是 {1}，无从区分。请给出评分不同的回答。",
     "--preferences need a fine-tuned model: give --instructions too.":
         "--preferences 需要经过微调的模型：请同时给出 --instructions。",
     "{} is not an option: {} stands without one, as in {}.": "{0} 不是选项：{1} 直接书写，如 {2}。",

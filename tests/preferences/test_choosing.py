@@ -1,10 +1,13 @@
-"""An annotator's choices and rankings: how often values, position, length and chance decide."""
+"""An annotator's choices, rankings and ratings: how often values, position, length and chance decide."""
 
 import math
 import random
 
 import pytest
 
+from labkit.configs import from_dict
+from labkit.errors import LabError
+from labkit.preferences.annotate import AnnotationConfig
 from labkit.preferences.choosing import Chooser, ShownAnswer
 from labkit.world.profiles import Annotator
 
@@ -96,3 +99,26 @@ def test_a_ranking_has_about_the_mistakes_of_its_choices():
 
 def test_a_biased_ranking_is_the_order_shown():
     assert chooser(position_bias=1.0).rank(shown(0.1, 0.9, 0.5), keep_ties=False) == [0, 1, 2]
+
+
+def test_a_rating_is_gold_on_a_scale_of_five():
+    golds = (0.0, 0.1, 0.2, 0.5, 0.9, 1.0)
+    assert [chooser().rate(ShownAnswer("Yes.", gold)) for gold in golds] == [1, 1, 2, 3, 5, 5]
+
+
+def test_the_noise_of_ratings_and_those_that_are_not_read():
+    """Of gold 0.5, which is 3, with noise 0.5: 3 where the noise is within ±0.5, one deviation, and never beyond 5."""
+    noisy, lazy = chooser(rating_noise=0.5), chooser(laziness=0.5)
+    ratings = [noisy.rate(ShownAnswer("Yes.", 0.5)) for _ in range(MANY)]
+    assert is_near(ratings.count(3) / MANY, math.erf(1 / math.sqrt(2)))
+    assert {chooser(rating_noise=9.0).rate(GOOD) for _ in range(3)} <= set(range(1, 6))
+    unread = [lazy.rate(GOOD) for _ in range(MANY)]
+    assert is_near(unread.count(5) / MANY, 0.5 + 0.5 / 5) and is_near(unread.count(2) / MANY, 0.5 / 5)
+
+
+def test_what_ratings_cannot_have_is_refused():
+    for settings in ({"position_bias": 0.1}, {"lazy_choice": "longer"}):
+        with pytest.raises(LabError, match="position_bias and lazy_choice are of choices between answers"):
+            from_dict(AnnotationConfig, {"format": "ratings", **settings})
+    with pytest.raises(LabError, match="AnnotationConfig: rating_noise must be"):
+        AnnotationConfig(rating_noise=-1.0)

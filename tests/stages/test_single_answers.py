@@ -8,10 +8,10 @@ import torch
 
 from labkit.errors import LabError
 from labkit.evaluation.config import EvaluationConfig
-from labkit.evaluation.ratings import differently_rated, rating_metrics, score_answers
+from labkit.evaluation.ratings import rating_metrics, score_answers
 from labkit.stages import DPO, KTO, PPO, PreferenceSplit, RewardModeling, Stage, StageInputs
 from labkit.stages.reward import AllPairs, BradleyTerry, Ratings
-from labkit.text.ratings import RatedBatch, RatedSource, RatingScale, standard_scale
+from labkit.text.ratings import RatedBatch, RatedSource, RatingScale, differently_rated, standard_scale
 from labkit.text.reading import Conversations, Preferences
 from labkit.text.reading.report import ReadReport
 from labkit.text.unpaired import AnswerSplit, LabeledAnswer, RatedAnswer, SingleAnswer

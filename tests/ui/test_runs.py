@@ -35,12 +35,14 @@ def test_progress_and_card_of_a_run(lab):
     assert list(curve_figures(made.stage("ppo")))[0] == "reward"
 
 
-def test_nats_of_tokens_and_of_pairs_stand_apart(lab):
+def test_losses_of_tokens_of_pairs_and_of_a_reward_model_stand_apart(lab):
     rows = {row[0]: row[1:] for row in metrics_table(lab.open("tiny"))["data"]}
     token = rows["validation loss before this stage (nats per token)"]
     pair = rows["loss on held-out pairs before this stage (nats per pair)"]
     assert [bool(value) for value in token] == [True, True, False, False, False]
-    assert [bool(value) for value in pair] == [False, False, True, False, True]
+    reward = rows["loss on held-out preferences before this stage (nats per choice, or squared error)"]
+    assert [bool(value) for value in pair] == [False, False, False, False, True]
+    assert [bool(value) for value in reward] == [False, False, True, False, False]
 
 
 def test_a_run_is_begun_with_flags_and_never_through_a_shell(lab, tmp_path, monkeypatch):
