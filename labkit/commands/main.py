@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from labkit.commands import device, launched
+from labkit.commands import device, imported, launched
 from labkit.commands.console import configure_standard_streams, one_line_warnings
 from labkit.commands.stage_descriptions import stage_descriptions
 from labkit.errors import LabError
@@ -53,7 +53,8 @@ def _run(given: list[str]) -> int:
     try:
         check_launcher_variables()
         with one_line_warnings():
-            code = _dispatch(device.take_device_option(launched.move_launch_options_to_environment(given)))
+            rest = device.take_device_option(launched.move_launch_options_to_environment(given))
+            code = _dispatch(imported.take_import_options(rest))
         sys.stdout.flush()
         return code
     except LabError as error:
@@ -112,5 +113,7 @@ The whole recipe behind a chat model, from text to DPO, on one laptop.
 {launched.HELP}
 
 {device.HELP}
+
+{imported.HELP}
 
 labkit COMMAND --help says more. To start: labkit run --preset smoke"""

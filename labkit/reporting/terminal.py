@@ -20,6 +20,7 @@ from labkit.errors import count_with_noun
 from labkit.evaluation.metrics import MetricSpec
 from labkit.launcher import launched_process_count, local_process_count
 from labkit.reporting.metrics import BY_KIND, HEADLINES, metric_spec
+from labkit.runs.imports import import_flags
 
 if TYPE_CHECKING:
     from labkit.runs.pipeline import Progress
@@ -121,7 +122,7 @@ def _command(arguments: Sequence[str]) -> str:
     nodes = f"--nnodes {count // here} … " if here < count else ""
     launch = f"torchrun {nodes}--nproc-per-node {here} -m labkit" if count > 1 else "labkit"
     device = os.environ.get("LABKIT_DEVICE")
-    flags = [*parallel_config().command_line_flags(), *(["--device", device] if device else [])]
+    flags = [*parallel_config().command_line_flags(), *(["--device", device] if device else []), *import_flags()]
     return f"{launch} {shlex.join([*arguments, *flags])}"
 
 

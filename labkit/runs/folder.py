@@ -1,7 +1,8 @@
 """A run's folder: everything that a run is, made and measured.
 
 runs/NAME/
-    recipe.json       the recipe, what it read (hashes of files, and where they stood), and the number of threads
+    recipe.json       the recipe, what it read (hashes of files, and where they stood), the number of threads, and the
+                      Python files that were imported for it (`labkit.runs.imports`)
     tokenizer.json    (and tokenizer_config.json)
     pretrain/         one folder a stage:
         metrics.jsonl     one record a step, written as it happens
@@ -28,6 +29,7 @@ from labkit.files import PARTIAL, explain_write_errors, read_json, write_json
 from labkit.machine import describe_machine
 from labkit.model.transformer import Transformer
 from labkit.paths import data_folder
+from labkit.runs.imports import IMPORTED, suggest_imports
 from labkit.runs.inputs import KEPT_TEXTS, WORLD, absolute_input_paths, input_hashes, kept_texts_key, matches_hash
 from labkit.runs.lock import LOCK_FILE
 from labkit.runs.plan import is_other_run_stage
@@ -47,7 +49,7 @@ from labkit.training.weights import hash_weights, weights_or_index_file
 PREPARED = ("recipe.json", "tokenizer.json", "tokenizer_config.json")
 """The files with which a run begins."""
 REPORTS = ("report.json", "report.html")
-RECIPE_KEYS = ("recipe", "inputs", "places", "threads")
+RECIPE_KEYS = ("recipe", "inputs", "places", "threads", "imports")
 """The keys of recipe.json."""
 
 
@@ -71,6 +73,8 @@ class Run:
         self.reading: dict[str, Any] = {}
         """What was made of each source that the run was given to read, as `labkit.text.reading.ReadReport` says it."""
         self.original_locations = original_locations or {}
+        self.imports: list[str] = []
+        """The Python files that were imported when it was made."""
         self.unknown_keys: dict[str, Any] = {}
         """What another version of labkit keeps in recipe.json; it stays there."""
 
@@ -118,6 +122,7 @@ class Run:
         read = {field for name in copied_stages for field in self.recipe.data_fields_used(name)}
         located = self.locate_inputs(read)
         run = Run.new_unsaved(path, recipe, other_run_stages_from=self)
+        run.imports = list(self.imports)
         self._check_world()
         noted = [KEPT_TEXTS, *map(kept_texts_key, copied_stages)] if "text" in read else []
         run.inputs |= {key: self.inputs[key] for key in noted if key in self.inputs}
@@ -156,9 +161,12 @@ class Run:
             raise LabError(f"{path} contains no run (no recipe.json). Start one: labkit run --out {path}")
         saved = read_json(file)
         try:
-            recipe = Recipe.from_dict(saved["recipe"])
+            imports = [str(name) for name in saved.get("imports", ())]
+            with suggest_imports(Path(path), imports):
+                recipe = Recipe.from_dict(saved["recipe"])
             places = dict(saved.get("places", {}))
             run = cls(Path(path), recipe, dict(saved["inputs"]), int(saved["threads"]), places)
+            run.imports = imports
             run.unknown_keys = {key: value for key, value in saved.items() if key not in RECIPE_KEYS}
             return run
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -273,7 +281,9 @@ class Run:
             "places": self.original_locations,
             "threads": self.threads,
         }
-        write_json(self.path / "recipe.json", value | self.unknown_keys)
+        self.imports = list(dict.fromkeys([*self.imports, *IMPORTED]))
+        imports = {"imports": self.imports} if self.imports else {}
+        write_json(self.path / "recipe.json", value | imports | self.unknown_keys)
 
     def begin_rerun(self, stage: str) -> FolderTransaction:
         """Set a stage aside, with all that builds on it, until it is finished anew; write the recipe as it is now."""

@@ -58,6 +58,12 @@ def shorten_repr(value: Any) -> str:
     return shown if len(shown) <= 80 else f"{shown[:80]}…"
 
 
+def refuse_imports(arguments: Sequence[str]) -> None:
+    """Raises LabError for --import, which runs the code of any file: a page must not be able to ask for that."""
+    if any(argument.partition("=")[0] == "--import" for argument in arguments):
+        raise LabError("--import runs the code of a file, so only the command line takes it. Start this run there.")
+
+
 class Jobs:
     """The processes that make the runs in a folder, by the runs' names; what is known of them is on the disk.
 
@@ -70,8 +76,10 @@ class Jobs:
     def start(self, name: str, arguments: Sequence[str]) -> None:
         """Begin `labkit ARGUMENTS` for the run `name`.
 
-        Raises LabError when that run has a process already, when `MOST` are at work, and when nothing can be written.
+        Raises LabError for --import, when that run has a process already, when `MOST` are at work, and when nothing can
+        be written.
         """
+        refuse_imports(arguments)
         log_file = self._file(name, "log")
         if self.is_running(name):
             raise LabError(f"{name} is running already. Stop it first, or choose another name.")

@@ -21,10 +21,11 @@ from torch import nn
 from labkit import machine
 from labkit.errors import LabError
 from labkit.evaluation.samples import sample_answers
-from labkit.files import DiskFull
+from labkit.files import DiskFull, follow_link
 from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
 from labkit.runs.folder import Run, run_file_names
+from labkit.runs.imports import suggest_imports
 from labkit.runs.kept_texts import check_kept_texts
 from labkit.runs.locked import lock_and_open_run, lock_and_recover_run_folder
 from labkit.runs.needed_stages import check_needed_stages, warn_of_missing_weights
@@ -267,7 +268,8 @@ def _check(run: Run, stages: Sequence[BoundStage], from_start: Sequence[str] = (
         root = run.recipe.other_run_ancestor(stage.name)
         if root is not None:
             _check_context(stage, root, run.other_run_stage(root).model_config().context)
-        stage.config.check(stage.inputs, run.recipe.evaluation)
+        with suggest_imports(run.path, run.imports):
+            stage.config.check(stage.inputs, run.recipe.evaluation)
 
 
 def _check_context(stage: BoundStage, root: str, context: int) -> None:
@@ -288,7 +290,7 @@ def _unchanged_if_refused(run: Run) -> Iterator[None]:
     except Exception:
         if accelerator().is_main_process:
             for path in new:
-                remove_path(path)
+                remove_path(follow_link(path))  # a link that led to no file stays
         raise
 
 

@@ -246,7 +246,7 @@ def _answer_logprobs(model: Transformer, batch: LabeledBatch, rows: slice) -> Te
 def _warn_of_contradictions(answers: Sequence[LabeledAnswer]) -> None:
     if both := count_contradictions(answers):
         warnings.warn(
-            f"{count_with_noun(both, 'answer')} of the training data {'are' if both > 1 else 'is'} good in one pair and "
-            f"bad in another: KTO learns both.",
+            f"{count_with_noun(both, 'answer')} of the training data {'are' if both > 1 else 'is'} good in one pair "
+            f"and bad in another: KTO learns both.",
             stacklevel=3,
         )

@@ -21,7 +21,7 @@ from labkit.files import explain_write_errors
 from labkit.model.transformer import Transformer
 from labkit.preferences.store import PreferenceStore
 from labkit.runs.arguments import parse_run_arguments
-from labkit.runs.jobs import Jobs, RunName, check_new_run_name, shorten_repr
+from labkit.runs.jobs import Jobs, RunName, check_new_run_name, refuse_imports, shorten_repr
 from labkit.runs.lock import lock_holder
 from labkit.runs.pipeline import check_plan
 from labkit.runs.plan import PlannedStage, extend_plan_text
@@ -160,6 +160,7 @@ def _flags(more: str) -> list[str]:
         flags = shlex.split(more)
     except (ValueError, AttributeError, TypeError) as error:
         raise LabError(f"The settings cannot be read: {error}.") from error
+    refuse_imports(flags)
     spelled = {flag: flag.partition("=")[0].replace("_", "-") for flag in flags}
     twice = [flag for flag, plain in spelled.items() if plain in CHOSEN]
     helps = [flag for flag in flags if flag.startswith(HELP)]

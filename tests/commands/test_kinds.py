@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from labkit.commands import device, launched
+from labkit.commands import device, imported, launched
 from labkit.commands.main import main
 from labkit.configs import required_fields, union_field_choices
 from labkit.errors import LabError
@@ -205,7 +205,9 @@ def test_every_run_that_the_readme_shows_is_a_recipe(line, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(device, "use_device", lambda name: None)
     words = shlex.split(line, comments=True)[2:]
-    _, recipe = parse_run_arguments(device.take_device_option(launched.move_launch_options_to_environment(words)))
+    monkeypatch.setattr(imported, "import_file", lambda path: None)
+    words = device.take_device_option(launched.move_launch_options_to_environment(words))
+    _, recipe = parse_run_arguments(imported.take_import_options(words))
     named = [word for word in words if word.startswith("--plan=") or words[words.index(word) - 1] == "--plan"]
     assert not named or [one.name for one in recipe.plan] == [part.partition("@")[0] for part in named[0].split(",")]
 

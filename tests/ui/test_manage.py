@@ -352,6 +352,8 @@ def test_what_is_refused_changes_nothing(lab, act, message):
             "above this page's limit, 256",
         ),
         ({"extra_flags": "--help"}, "--help is not a setting"),
+        ({"extra_flags": "--import /tmp/x.py"}, "--import runs the code of a file, so only the command line takes it"),
+        ({"extra_flags": "--model.width 64 '--import=/tmp/x.py'"}, "only the command line takes it"),
         ({"extra_flags": "--tyro-write-completion bash /tmp/x"}, "is not a setting"),
         ({"stages": ["dpo"]}, "dpo needs pretrain, sft first"),
         ({"preset_or_run": "mine", "stages": ["dpo"]}, "has not finished pretrain, sft"),
