@@ -127,7 +127,7 @@ def test_exercises_are_of_notebooks():
 
 
 def test_the_course_calls_notebooks_as_the_first_of_them_does():
-    listed = re.findall(r"\[(\d\d [^\]]+)\]\(\d\d_", source_of(cells_of(NOTEBOOKS[0])[0]))
+    listed = re.findall(r"\[(\d\db? [^\]]+)\]\(\d\db?_", source_of(cells_of(NOTEBOOKS[0])[0]))
     assert listed == [f"{number} {notebook_title(number)}" for number in notebooks()[1:]]
     assert source_of(cells_of(NOTEBOOKS[0])[0]).startswith(f"# {notebook_title('00')}")
 

@@ -79,6 +79,7 @@ NAMES = {
     "prompts evaluated": "评估的提示数",
     "prompts left out": "跳过的提示数",
     "reward": "奖励",
+    "reward of training": "训练所用的奖励",
     "win rate by reward": "按奖励计算的胜率",
     "seconds": "秒数",
     "tokens": "词元数",

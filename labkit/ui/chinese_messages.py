@@ -67,8 +67,8 @@ MESSAGES = {
     "{} are not stages; the stages are {}.": "{0} 不是阶段；可选的阶段有 {1}。",
     "{} is not a stage of a run in {}. Only the command line can use it.":
         "{0} 不是 {1} 中某个运行的阶段。只能在命令行使用它。",
-    "{}.muon-lr is Muon's learning rate; this stage trains by AdamW. Set {}.adamw-lr.":
-        "{0}.muon-lr 是 Muon 的学习率，而该阶段用 AdamW 训练。请设置 {1}.adamw-lr。",
+    "{} is Muon's learning rate; this stage trains by AdamW. Set {}.":
+        "{0} 是 Muon 的学习率，而该阶段用 AdamW 训练。请设置 {1}。",
     "Choose the stages to train; {} takes what comes before them from {}.":
         "请选择要训练的阶段；{0} 会从 {1} 取得它们之前的阶段。",
     "A seed must be a whole number from 0 to {}, not {}.": "随机种子是 0 到 {0} 的整数，不能是 {1}。",
@@ -394,7 +394,7 @@ MESSAGES = {
         "--preferences 需要经过微调的模型：请同时给出 --instructions。",
     "{} is not an option: {} stands without one, as in {}.": "{0} 不是选项：{1} 直接书写，如 {2}。",
     "{} is not typed with the ASCII signs - and =. Type {}": "{0} 没有使用 ASCII 符号 - 和 =。请输入 {1}",
-    "{} {} needs {} too.": "{0} {1} 还需要 {2}。",
+    "{} needs {} too.": "{0} 还需要 {1}。",
     "ModelConfig: {} query heads cannot share {} key heads evenly; make heads a multiple of key_value_heads.":
         "{0} 个查询头不能平分 {1} 个键头；请让 heads 为 key_value_heads 的整数倍。",
     "ModelConfig: {} works inside attention, which {} does not have; set position=NoPosition().":
