@@ -73,7 +73,7 @@ def interval_chart(
     figure.add_scatter(x=means, y=names, error_x=error, mode="markers", marker={"size": 10}, name="mean, 95 % interval")
     figure.add_scatter(x=values, y=places, mode="markers", marker=dots, name="each seed")
     figure.update_yaxes(type="category").update_xaxes(hoverformat="+.3f")
-    figure.update_layout(height=max(HEIGHT, 150 + 28 * len(rows)))
+    figure.update_layout(height=150 + 30 * max(3, len(rows)))
     return mark_x(figure, 0.0)
 
 
