@@ -69,7 +69,7 @@ def fitting_labeled_answers(stage_inputs: StageInputs, length: int, held_out: bo
     """
     check_labels(stage_inputs)
     given = _given(stage_inputs, held_out)
-    if not given and not held_out and stage_inputs.feedback == "rankings":
+    if not given and not held_out and stage_inputs.preference_split.rankings:
         return unpair_rankings(stage_inputs.fitting_rankings(length))
     if not given:
         return unpair(stage_inputs.fitting_held_out_pairs(length) if held_out else stage_inputs.fitting_pairs(length))
