@@ -64,6 +64,8 @@ class StudyOptions:
     """For overoptimisation: optimizer steps from one of them to the next."""
     kl_coefs: tuple[Positive, ...] = (0.3, 0.1, 0.03)
     """For overoptimisation: KL coefficients, of a policy each."""
+    learning_rate: Annotated[Positive | None, arg(metavar="FLOAT", help_behavior_hint="")] = None
+    """For overoptimisation: of all policies; the preset's for PPO when not given."""
     head_std: NonNegative = 0.02
     """For overoptimisation: standard deviation of the first weights of each reward model's head."""
 

@@ -65,8 +65,10 @@ class OveroptimisationStudy:
     annotated_prompts: of which two answers each are compared, where they differ: the fewer pairs a reward model sees,
     the sooner it is over-optimised. ensembles, combine: how many reward models, and how they are one. best_of: the n of
     best-of-n. checkpoints, steps: of a policy's training, and how long each takes. kl_coefs: of the policies with a KL
-    penalty. prompts: held-out ones that are answered. head_std, center_rewards_coefficient: of the reward models, see
-    `RewardModeling`; the heads make them differ, and what holds their scores near zero makes `worst` fair.
+    penalty. learning_rate: of all policies; None takes the preset's for PPO, at which a policy without KL soon leaves
+    all that its reward model has seen. prompts: held-out ones that are answered. head_std, center_rewards_coefficient:
+    of the reward models, see `RewardModeling`; the heads make them differ, and what holds their scores near zero makes
+    `worst` fair.
     """
 
     preset: str = "lab"
@@ -78,6 +80,7 @@ class OveroptimisationStudy:
     checkpoints: Count = 5
     steps: Count = 20
     kl_coefs: tuple[Positive, ...] = (0.3, 0.1, 0.03)
+    learning_rate: Positive | None = None
     prompts: Annotated[int, Range(2, 100_000)] = 500
     head_std: NonNegative = 0.02
     center_rewards_coefficient: NonNegative = 0.01
@@ -141,18 +144,20 @@ def _stage(config: OveroptimisationStudy, planned: PlannedStage) -> PlannedStage
     if name in config.kl_stages:
         coef = config.kl_coefs[config.kl_stages.index(name)]
         steps = config.steps * config.checkpoints
-        return PlannedStage(name, _policy(stage, steps, reward=RewardModelScore(), kl=KLInLoss(coef)))
+        return PlannedStage(name, _policy(config, stage, steps, reward=RewardModelScore(), kl=KLInLoss(coef)))
     for judge, names in config.chains.items():
         if name in names:
             size, combine = config.judges[judge]
             reward = RewardModelScore() if size == 1 else Ensemble(config.reward_stages[:size], combine)
             after = names[names.index(name) - 1] if name != names[0] else None
-            return PlannedStage(name, _policy(stage, config.steps, reward=reward, kl=NoKL()), after)
+            return PlannedStage(name, _policy(config, stage, config.steps, reward=reward, kl=NoKL()), after)
     return planned
 
 
-def _policy(stage: Any, steps: int, **axes: Any) -> Any:
+def _policy(config: OveroptimisationStudy, stage: Any, steps: int, **axes: Any) -> Any:
     train = dataclasses.replace(stage.train, steps=steps, warmup_steps=min(stage.train.warmup_steps, steps // 10))
+    if config.learning_rate is not None:
+        train = dataclasses.replace(train, adamw_lr=config.learning_rate)
     return dataclasses.replace(stage, train=train, **axes)
 
 

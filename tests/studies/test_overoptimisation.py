@@ -38,7 +38,9 @@ def made(tmp_path_factory):
 
 
 def test_the_plan_of_the_study(tmp_path):
-    config, recipe = asked(tmp_path, ensembles=(2, 4), combine=("mean", "worst"), kl_coefs=(0.3, 0.1))
+    config, recipe = asked(
+        tmp_path, ensembles=(2, 4), combine=("mean", "worst"), kl_coefs=(0.3, 0.1), learning_rate=5e-5
+    )
     stages = recipe.stages
     assert recipe.annotation.prompts == 12 and recipe.annotation.num_generations == 2
     assert [stages[name].seed for name in ("reward", "reward-2", "reward-3", "reward-4")] == [0, 1, 2, 3]
@@ -48,6 +50,8 @@ def test_the_plan_of_the_study(tmp_path):
     assert recipe.preceding_reward_stage("grpo-one-2") == recipe.preceding_reward_stage("grpo-kl-2") == "reward"
     assert stages["grpo-kl-1"].kl == KLInLoss(0.3) and stages["grpo-kl-1"].train.steps == 2
     assert {recipe.predecessor(name) for name in config.reward_stages} == {"sft"}
+    assert {stage.train.adamw_lr for name, stage in stages.items() if name.startswith("grpo")} == {5e-5}
+    assert stages["reward"].train.adamw_lr != 5e-5
 
 
 def test_the_default_plan_fits_into_a_run():
