@@ -194,7 +194,25 @@ class SizesStudy(Study):
         return dict(sorted(found.items(), key=lambda one: (one[1][0] ** 2 * one[1][1], one[1])))
 
 
+@dataclass(frozen=True)
+class RoundsStudy(Study):
+    """Iterated rounds: the annotator compares answers of the policy, a new reward model is fitted, the policy is
+    trained further; beside one round with as many steps.
+
+    What is finished in the study's folder is not made again. Every field of the recipe can be set too, as
+    --ppo.kl-coef 0.1.
+    """
+
+    rounds: Annotated[int, Range(2, 10)] = 3
+    """How many rounds, the first included."""
+    method: Method = "ppo"
+    """How the policies learn: a method of `labkit study alignment`."""
+
+    name = "rounds"
+
+
 STUDIES: dict[str, type[Study]] = {
-    study.name: study for study in (AlignmentStudy, OveroptimisationStudy, FeedbackStudy, AnnotatorsStudy, SizesStudy)
+    study.name: study
+    for study in (AlignmentStudy, OveroptimisationStudy, FeedbackStudy, AnnotatorsStudy, SizesStudy, RoundsStudy)
 }
 """All studies, by their names."""

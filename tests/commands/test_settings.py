@@ -35,7 +35,7 @@ from labkit.runs.plan import PlannedStage
 from labkit.runs.recipe import Recipe, TokenizerConfig
 from labkit.stages import DPO, PPO, SFT, STAGES
 from labkit.stages.rewards import Custom
-from labkit.studies.options import AlignmentStudy, AnnotatorsStudy, FeedbackStudy, OveroptimisationStudy, SizesStudy
+from labkit.studies.options import STUDIES
 from labkit.training.config import TrainConfig
 
 HERE = Path(".")
@@ -57,11 +57,7 @@ SAMPLES: list[Any] = [
     WorldOptions(),
     RunOptions(),
     BenchOptions("run"),
-    AlignmentStudy(),
-    OveroptimisationStudy(),
-    FeedbackStudy(),
-    AnnotatorsStudy(),
-    SizesStudy(),
+    *(study() for study in STUDIES.values()),
     PlanOptions(),
     DecodeCompareOptions(HERE),
     Gated(8),
