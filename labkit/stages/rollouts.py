@@ -135,7 +135,7 @@ class RolloutSource:
 
     def state_dict(self) -> dict[str, Any]:
         kept = {
-            name + (f".{part}" if part else ""): value
+            name + (f".{part}" if part else ""): value if value.ndim else value.clone()  # the means are one for all
             for part, rollout in enumerate(self.kept)
             for name, value in (*zip(_PER_TOKEN, rollout, strict=False), *rollout.metrics.items())
         }
