@@ -348,7 +348,7 @@ class Run:
         """The last stage that has a language model. Raises LabError when none has, and where the last that was finished
         has lost its weights.
         """
-        for stage in reversed([stage for stage in self.stages if stage.generates_text]):
+        for stage in reversed([stage for stage in self.stages if stage.generates_text and stage.config.policy]):
             if stage.trained:
                 return stage
             stage.check_weights_are_there()

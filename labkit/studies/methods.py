@@ -75,4 +75,4 @@ def recipe_of_methods(recipe: Recipe, methods: Iterable[str]) -> Recipe:
 
 
 def _leaves_policy(kind: str) -> bool:
-    return STAGES[kind].leaves == "language model"
+    return STAGES[kind].leaves == "language model" and STAGES[kind].policy
