@@ -41,7 +41,7 @@ def test_every_principle_is_a_sentence_in_both_languages_about_a_measure():
 
 
 def test_in_order_the_first_principle_that_decides_decides():
-    polite, complete, right = (EQUAL._replace(**{name: 0.9}) for name in ("polite", "complete", "right"))
+    polite, complete, right = EQUAL._replace(polite=0.9), EQUAL._replace(complete=0.9), EQUAL._replace(right=0.9)
     one = judge(ask="in_order")
     assert one.chooses_first(polite, EQUAL) is True  # right, supported and complete are equal
     assert one.chooses_first(polite, complete._replace(complete=1.0)) is False
