@@ -3,8 +3,8 @@
 Counted are real tokens alone, padding is not, and a prompt once, however many answers there are to it; the head where a
 label is asked for alone; attention as far as a token may look. A forward pass takes 2 FLOPs for each weight and token,
 forward and backward together 6. A rollout is sampled (each prompt read once, each token of an answer once) and read
-once each by what judges it: of GRPO and PPO the reference and the reward model, of PPO the value model too. The policy's
-own log-probabilities can be kept while sampling and cost nothing more.
+once each by what judges it: the reference and the reward model, in PPO the value model too. The policy's own
+log-probabilities can be kept while sampling and cost nothing more.
 """
 
 from __future__ import annotations

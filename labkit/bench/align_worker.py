@@ -30,7 +30,7 @@ class AlignBatch:
 
     pairs: of a step of DPO and of the reward model. answers: of a rollout of GRPO, `num_generations` to each prompt,
     and of PPO, one to each. ppo_epochs: steps on each rollout of PPO. max_length, max_new_tokens: of a row, and of an
-    answer that is sampled.
+    answer that is sampled. prefix_sharing: labkit's setting; TRL has none like it.
     """
 
     pairs: Count = 16
@@ -39,6 +39,7 @@ class AlignBatch:
     ppo_epochs: Count = 2
     max_length: Count = 192
     max_new_tokens: Count = 40
+    prefix_sharing: bool = True
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -62,6 +63,7 @@ def train_labkit(
         warmup_steps=0,
         precision=precision,
         checkpoint_every=0,
+        prefix_sharing=batch.prefix_sharing,
     )
     settings: dict[StageName, dict[str, Any]] = {
         "dpo": {"beta": 0.1},

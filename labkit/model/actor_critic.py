@@ -27,7 +27,9 @@ class ActorCritic(nn.Module):
         self.actor, self.critic = actor, critic
 
     def forward(self, inputs: Tensor, next_token_mask: Tensor, prefix_sharing: bool = False) -> ActorCriticOutput:
-        """inputs, next_token_mask [B, T]: the inputs and the mask of a Batch. prefix_sharing: see `row_hidden_states`."""
+        """inputs, next_token_mask [B, T]: the inputs and the mask of a Batch. prefix_sharing: see
+        `row_hidden_states`.
+        """
         x = row_hidden_states(self.actor, inputs, next_token_mask, prefix_sharing)
         return ActorCriticOutput(x, self.critic(inputs, next_token_mask, prefix_sharing))
 

@@ -1,9 +1,8 @@
 """Rows that begin with the same prompt, computed with each prompt once.
 
-The answers to a prompt stand behind it as branches: each sees the prompt and itself, at the positions that it would have
-alone, so that every hidden state is what it is in a row of its own, but for rounding. Several prompts are packed into
-one row, none of which sees another. What is left out is the prompt's repetition and most of the padding: of preference
-pairs with short answers about two thirds of all tokens.
+The answers to a prompt stand behind it as branches: each sees the prompt and itself, at the positions that it would
+have alone, so that every hidden state is what it is in a row of its own, but for rounding. Several prompts are packed
+into one row, none of which sees another. What is left out is the prompt's repetition and most of the padding.
 
     inputs             packed              what it sees
     p q a b _          p q a b c           p; p q; p q a; p q a b; p q c

@@ -398,8 +398,8 @@ def attention_bias(
     not after it; `MASKED_SCORE` elsewhere.
 
     The T queries are the last T of the S keys; mask [B, S] is True for real keys, None when all are; documents [B, S]
-    number the documents of a packed row, which do not see each other; branches [B, S] the branches of each, which do not
-    either, but all see 0.
+    number the documents of a packed row, which do not see each other; branches [B, S] the branches of each, which do
+    not either, but all see 0.
     """
     visible = torch.ones(queries, keys, dtype=torch.bool, device=device)
     if causal:
