@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,15 +46,13 @@ class AlignBatch:
         check_fields(self)
 
 
-def train_labkit(
-    stage_name: StageName, precision: Precision, folder: Path, batch: AlignBatch, turns: TurnTaker
-) -> None:
+def train_labkit(stage: StageName, precision: Precision, folder: Path, batch: AlignBatch, turns: TurnTaker) -> None:
     """Train by labkit until told to end."""
     from labkit.stages.registry import STAGES
     from labkit.training.config import TrainConfig
     from labkit.training.loop import fit
 
-    rows = batch.pairs if stage_name in ("dpo", "reward") else batch.answers
+    rows = batch.pairs if stage in ("dpo", "reward") else batch.answers
     train = TrainConfig(
         FOREVER,
         rows,
@@ -71,11 +70,12 @@ def train_labkit(
         "grpo": {"num_generations": batch.num_generations, "max_new_tokens": batch.max_new_tokens},
         "ppo": {"num_generations": 1, "epochs": batch.ppo_epochs, "max_new_tokens": batch.max_new_tokens},
     }
-    stage = STAGES[stage_name](train=train, **settings[stage_name])
+    kind: Any = STAGES[stage]
+    config = kind(train=train, **settings[stage])
     inputs = labkit_inputs(folder)
-    model = stage.initial_model(inputs)
-    for record in fit(model, stage.source(inputs, model), stage.objective, train):
-        if stage_name != "ppo" or record.step % batch.ppo_epochs == 0:
+    model = config.initial_model(inputs)
+    for record in fit(model, config.source(inputs, model), config.objective, train):
+        if stage != "ppo" or record.step % batch.ppo_epochs == 0:
             turns.step_done()
 
 
@@ -115,8 +115,9 @@ def labkit_inputs(folder: Path) -> Any:
 
 def main() -> None:
     """See the module."""
-    library, stage_name, precision, place = sys.argv[1:]
+    library, stage, precision, place = sys.argv[1:]
     folder = Path(place)
+    train: Callable[..., None]
     batch = AlignBatch(**json.loads((folder / "batch.json").read_text()))
     if library == "trl":
         from labkit.bench.align_trl import train_trl as train
@@ -125,9 +126,9 @@ def main() -> None:
         import labkit.training.loop  # noqa: F401
 
         train = train_labkit
-    turns = TurnTaker(WARM_UP[stage_name], resident_bytes())
+    turns = TurnTaker(WARM_UP[stage], resident_bytes())
     try:
-        train(stage_name, precision, folder, batch, turns)
+        train(stage, precision, folder, batch, turns)
     except TrainingDone:
         return
 

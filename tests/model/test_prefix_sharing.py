@@ -1,6 +1,7 @@
 """Rows whose prompts are computed once, beside the same rows as they are."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -30,8 +31,8 @@ def real(rows=ROWS, width=9):
 
 def model(**changes):
     torch.manual_seed(0)
-    shape = {"width": 24, "depth": 2, "heads": 2, "feed_forward": Gated(32)} | changes
-    return Transformer(ModelConfig(10, 32, **shape))
+    shape: dict[str, Any] = {"width": 24, "depth": 2, "heads": 2, "feed_forward": Gated(32)}
+    return Transformer(ModelConfig(10, 32, **(shape | changes)))
 
 
 def test_one_prompt_with_two_answers_by_hand():
@@ -86,8 +87,8 @@ def test_scores_of_a_reward_model_are_the_same():
     torch.nn.init.normal_(scorer.head.weight)
     tokens, mask = batch()
     ends = real().sum(1) - 1
-    found = [scorer.scores_at(tokens, mask, ends, sharing) for sharing in (False, True)]
-    assert torch.allclose(*found, atol=1e-5)
+    alone, shared = (scorer.scores_at(tokens, mask, ends, sharing) for sharing in (False, True))
+    assert torch.allclose(alone, shared, atol=1e-5)
 
 
 def test_a_recurrent_model_computes_rows_as_they_are():
