@@ -95,7 +95,7 @@ def test_imports_follow_the_floors(path):
     assert not below
 
 
-WHOLES = ("transformer", "reward_model", "actor_critic")
+WHOLES = ("transformer", "prefix_sharing", "reward_model", "actor_critic")
 """The files of labkit/model that are made of the others."""
 
 

@@ -8,6 +8,7 @@ The folder holds `model/`, in transformers' form with its tokenizer, `pairs.json
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -122,9 +123,7 @@ def main() -> None:
     if library == "trl":
         from labkit.bench.align_trl import train_trl as train
     else:
-        import labkit.stages  # noqa: F401
-        import labkit.training.loop  # noqa: F401
-
+        importlib.import_module("labkit.training.loop")  # before memory is counted
         train = train_labkit
     turns = TurnTaker(WARM_UP[stage], resident_bytes())
     try:
