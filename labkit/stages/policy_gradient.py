@@ -181,6 +181,7 @@ class PolicyGradientStage(Stage):
             epochs=self.epochs,
             gradient_accumulation_steps=self.batches_per_rollout,
             precision=train.precision,
+            prefix_sharing=train.prefix_sharing,
             pretraining=Pretrain(train).source(stage_inputs, model) if self.ptx_coef else None,
             **stage_inputs.seed_and_rank_options(),
         )
@@ -198,12 +199,13 @@ class PolicyGradientStage(Stage):
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
             compile=self.compile_rollouts,
+            answers_per_reading=self.num_generations if self.train.prefix_sharing else 1,
         )
 
     def objective(self, model: Policy, batch: Rollout) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """(the loss of the module's docstring, summed; by what it is divided; what to watch)."""
         mask, actor = batch.mask, actor_of(model)
-        x, values = actor_critic_output(model, batch.inputs, mask)
+        x, values = actor_critic_output(model, batch.inputs, mask, self.train.prefix_sharing)
         logits = actor.logits(x[mask]).unsqueeze(0)  # [1, N, V] of the N tokens of answers
         logits = apply_temperature(logits, self.temperature)
         found = token_logprobs(logits, batch.labels[mask].unsqueeze(0))

@@ -16,6 +16,7 @@ from labkit.errors import LabError
 from labkit.losses.advantages import Advantages
 from labkit.machine import all_reduce_sum, autocast, float_for_sums, uses_bf16
 from labkit.model.actor_critic import ActorCritic, actor_critic_output, actor_of
+from labkit.model.prefix_sharing import row_hidden_states
 from labkit.model.transformer import Transformer
 from labkit.preferences.prompts import IndexedPrompts
 from labkit.stages.credit import Credit, ScoredAnswers, ValueModel
@@ -87,7 +88,7 @@ class RolloutSource:
     Batch n reads the prompts n P … n P + P - 1 with P = batch_size / num_generations, and draws from (seed, n), so that
     what is written depends on the weights alone. What a stop would lose is the batches between their first use and
     their last, and what credit has learnt of earlier ones: that is the state. pretraining: a source that holds no
-    state, of whose text a batch goes with each step's.
+    state, of whose text a batch goes with each step's. prefix_sharing: see `TrainConfig`.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class RolloutSource:
         epochs: int,
         gradient_accumulation_steps: int = 1,
         precision: str,
+        prefix_sharing: bool = False,
         pretraining: BatchSource | None = None,
         seed: int = 0,
         rank: int = 0,
@@ -116,6 +118,7 @@ class RolloutSource:
         self.batch_size, self.num_generations, self.epochs = batch_size, num_generations, epochs
         self.batches_a_step = gradient_accumulation_steps
         self.precision, self.seed, self.rank, self.world_size = precision, seed, rank, world_size
+        self.prefix_sharing = prefix_sharing
         self.kept: list[Rollout] = []
 
     def next_batch(self, model: Policy, step: int) -> Rollout:
@@ -216,7 +219,7 @@ class RolloutSource:
     def _scored(self, model: Policy, number: int, samples: Samples) -> ScoredAnswers:
         device, batch = _device(model), samples.batch
         with autocast(device, self.precision):
-            x, values = actor_critic_output(model, batch.inputs, batch.mask)
+            x, values = actor_critic_output(model, batch.inputs, batch.mask, self.prefix_sharing)
             logprobs = self.sampler.completion_logprobs(actor_of(model), x, batch)
             reference_logprobs = self.reference.call_with_weights(self._logprobs, batch)
             scores = torch.tensor(self._rewards(number, samples), device=device)
@@ -228,7 +231,8 @@ class RolloutSource:
         )
 
     def _logprobs(self, model: Transformer, batch: Batch) -> Tensor:
-        return self.sampler.completion_logprobs(model, model.hidden_states(batch.inputs), batch)
+        x = row_hidden_states(model, batch.inputs, batch.mask, self.prefix_sharing)
+        return self.sampler.completion_logprobs(model, x, batch)
 
     def _gold(self, batch: int, samples: Samples) -> list[float]:
         answers = [without_end_token(self.sampler.tokenizer, drawn) for drawn in samples.completions]

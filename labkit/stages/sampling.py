@@ -59,12 +59,21 @@ class Samples(NamedTuple):
 class Sampler:
     """Draws answers of at most `max_new_tokens` tokens at a temperature, for rows of `max_length`.
 
-    compile: by the compiled writer, which writes the same, where the model can be compiled.
+    compile: by the compiled writer, which writes the same, where the model can be compiled. answers_per_reading: how
+    many of the prompts, one after another, are the same one and are read once.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, *, max_length: int, max_new_tokens: int, temperature: float, compile: bool = False
+        self,
+        tokenizer: Tokenizer,
+        *,
+        max_length: int,
+        max_new_tokens: int,
+        temperature: float,
+        compile: bool = False,
+        answers_per_reading: int = 1,
     ):
+        self.answers_per_reading = answers_per_reading
         self.tokenizer, self.max_length, self.max_new_tokens = tokenizer, max_length, max_new_tokens
         self.temperature, self.compile = temperature, compile
         self.writer: CompiledGenerator | None = None
@@ -95,7 +104,15 @@ class Sampler:
             "keep_stop": True,
         }
         if not (self.compile and supports_compiled_generation(model)):
-            return generate(model, prompts, filters=filters, batch_size=len(prompts), **options)
+            options["uniform_draws"] = uniform_draws.view(-1, self.answers_per_reading, self.max_new_tokens)
+            return generate(
+                model,
+                prompts[:: self.answers_per_reading],
+                filters=filters,
+                batch_size=len(prompts),
+                num_return_sequences=self.answers_per_reading,
+                **options,
+            )
         if self.writer is None or self.writer.model is not model:
             self.writer = CompiledGenerator(model, batch_size=len(prompts), max_length=self.max_length, filters=filters)
         return self.writer.generate(prompts, **options)
