@@ -15,6 +15,7 @@ what each token was worth. Then the policy is moved so that what was better than
     clipping          NoClip, ClipRatio, ClipWeight: how far one rollout may move it
     loss_mean         token, answer, constant: how tokens of long and short answers are averaged
     epochs            steps on each rollout
+    max_kl            steps on a rollout end early once the policy is so far from the one that wrote it
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
-from labkit.configs import Count, NonNegative, Range, check_fields
+from labkit.configs import Count, NonNegative, Positive, Range, check_fields
 from labkit.decoding.filters import COLDEST, HOTTEST
 from labkit.errors import LabError
 from labkit.losses import clipped_value_loss, entropy, next_token_loss, token_logprobs
@@ -74,6 +75,7 @@ class PolicyGradientStage(Stage):
     temperature: float
     max_new_tokens: int
     compile_rollouts: bool
+    max_kl: float | None = None
 
     @property
     @abstractmethod
@@ -136,6 +138,11 @@ class PolicyGradientStage(Stage):
                 f"{name}: train.compile would recompile the objective for each answer length, which takes minutes; "
                 "leave it off. compile_rollouts compiles the sampling of rollouts."
             )
+        if self.max_kl is not None and self.epochs < 2:
+            raise LabError(
+                f"{name}: max_kl ends the steps on a rollout early, and epochs is 1: there is nothing to end. Raise "
+                "epochs, or set max_kl to None."
+            )
         self.baseline.check(self.num_generations)
         self.reward.check_group(self.num_generations)
 
@@ -182,6 +189,7 @@ class PolicyGradientStage(Stage):
             gradient_accumulation_steps=self.batches_per_rollout,
             precision=train.precision,
             pretraining=Pretrain(train).source(stage_inputs, model) if self.ptx_coef else None,
+            max_kl=self.max_kl,
             **stage_inputs.seed_and_rank_options(),
         )
 
@@ -302,7 +310,8 @@ class PolicyGradient(PolicyGradientStage):
     ptx_coef: the weight of the language-model loss on the text of pretraining, a batch of train.batch_size rows with
     each step. entropy_coef: the weight of the entropy bonus. temperature, max_new_tokens: how answers are sampled, and
     where they are cut. compile_rollouts: sample with the forward pass compiled: half a minute once, which long answers
-    win back. The others are axes: see the module.
+    win back. max_kl: the nats per token from the policy that wrote a rollout above which it is left for a new one (see
+    `EarlyStop`); None takes all `epochs` steps. The others are axes: see the module.
     """
 
     train: TrainConfig = TrainConfig()
@@ -320,6 +329,9 @@ class PolicyGradient(PolicyGradientStage):
     temperature: Temperature = 1.0
     max_new_tokens: Count = 40
     compile_rollouts: bool = False
+    max_kl: Positive | None = None
+
+    added_fields = ("max_kl",)
 
     def __post_init__(self) -> None:
         self.check_settings()

@@ -14,11 +14,13 @@ from torch.nn import functional as F
 from labkit.decoding.best import judge_scores
 from labkit.errors import LabError
 from labkit.losses.advantages import Advantages
+from labkit.losses.policy import kl_estimate
 from labkit.machine import all_reduce_sum, autocast, float_for_sums, uses_bf16
 from labkit.model.actor_critic import ActorCritic, actor_critic_output, actor_of
 from labkit.model.transformer import Transformer
 from labkit.preferences.prompts import IndexedPrompts
 from labkit.stages.credit import Credit, ScoredAnswers, ValueModel
+from labkit.stages.early_stop import EarlyStop
 from labkit.stages.rewards import RewardOfSamples
 from labkit.stages.sampling import Sampler, Samples
 from labkit.text.batch import Batch
@@ -71,6 +73,12 @@ def _from_state(state: dict[str, Any], ending: str) -> Rollout:
     return Rollout(**tensors, metrics={name: state[name + ending] for name in _METRICS if name + ending in state})
 
 
+def _split(state: dict[str, Any], prefix: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What stands under a prefix, without it; and the rest."""
+    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    return own, {name: value for name, value in state.items() if not name.startswith(prefix)}
+
+
 def check_batch_size(batch_size: int, num_generations: int, world_size: int) -> None:
     """Raises LabError unless `batch_size` answers are `num_generations` to each prompt, as many on each process."""
     if batch_size % (num_generations * world_size):
@@ -87,7 +95,7 @@ class RolloutSource:
     Batch n reads the prompts n P … n P + P - 1 with P = batch_size / num_generations, and draws from (seed, n), so that
     what is written depends on the weights alone. What a stop would lose is the batches between their first use and
     their last, and what credit has learnt of earlier ones: that is the state. pretraining: a source that holds no
-    state, of whose text a batch goes with each step's.
+    state, of whose text a batch goes with each step's. max_kl: see `EarlyStop`.
     """
 
     def __init__(
@@ -104,6 +112,7 @@ class RolloutSource:
         gradient_accumulation_steps: int = 1,
         precision: str,
         pretraining: BatchSource | None = None,
+        max_kl: float | None = None,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -111,6 +120,7 @@ class RolloutSource:
         check_batch_size(batch_size, num_generations, world_size)
         self.prompts, self.sampler, self.reward, self.credit = prompts, sampler, reward, credit
         self.pretraining = pretraining
+        self.early_stop = EarlyStop(max_kl, epochs, gradient_accumulation_steps) if max_kl is not None else None
         device = accelerator().device
         self.reference = make_parallel_eval_engine(reference, device, uses_bf16(precision, device))
         self.batch_size, self.num_generations, self.epochs = batch_size, num_generations, epochs
@@ -121,6 +131,8 @@ class RolloutSource:
     def next_batch(self, model: Policy, step: int) -> Rollout:
         """The batch of this number; a step of `fit` asks for `batches_a_step` of them, one after another."""
         iteration, within = divmod(step, self.epochs * self.batches_a_step)
+        if self.early_stop and (self.kept or not step):
+            iteration, within = self.early_stop.place(step, lambda: self._kl_since_rollout(model))
         if within == 0:
             self.kept = self.generate_batches(model, iteration)
         if not self.kept:
@@ -129,6 +141,8 @@ class RolloutSource:
                 "as saved the checkpoint, or train the stage again (--again)."
             )
         batch = self.kept[within % self.batches_a_step]
+        if self.early_stop:
+            batch = batch._replace(metrics=batch.metrics | self.early_stop.metrics(batch.inputs.device))
         if self.pretraining is None:
             return batch
         return batch._replace(pretraining=self.pretraining.next_batch(model, step).to(batch.inputs.device))
@@ -140,12 +154,16 @@ class RolloutSource:
             kept |= {name + ending: value for name, value in zip(_PER_TOKEN, rollout, strict=False)}
             # Batches that were drawn together share their means; a checkpoint holds no tensor twice.
             kept |= {name + ending: value.clone() for name, value in rollout.metrics.items()}
+        if self.early_stop:
+            kept |= {f"early_stop.{name}": value for name, value in self.early_stop.state_dict().items()}
         return kept | {f"credit.{name}": value for name, value in self.credit.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        of_credit = {name: value for name, value in state.items() if name.startswith("credit.")}
-        self.credit.load_state_dict({name.removeprefix("credit."): value for name, value in of_credit.items()})
-        state = {name: value for name, value in state.items() if name not in of_credit}
+        of_credit, state = _split(state, "credit.")
+        self.credit.load_state_dict(of_credit)
+        of_early_stop, state = _split(state, "early_stop.")
+        if self.early_stop and of_early_stop:
+            self.early_stop.load_state_dict(of_early_stop)
         parts = range(self.batches_a_step if state else 0)
         if state and f"inputs.{self.batches_a_step - 1}" not in state and self.batches_a_step > 1:
             raise LabError(
@@ -196,6 +214,21 @@ class RolloutSource:
             )
             for samples, one, credit in zip(written, scored, credited, strict=True)
         ]
+
+    @torch.no_grad()
+    def _kl_since_rollout(self, model: Policy) -> float:
+        """How far the policy has moved from what it was when it wrote the answers: nats per token, the mean of k3 over
+        the tokens of a step and all processes.
+        """
+        sums = torch.zeros(2, device=_device(model))
+        for batch in self.kept:
+            with autocast(_device(model), self.precision):
+                x, _ = actor_critic_output(model, batch.inputs, batch.mask)
+                logprobs = self.sampler.completion_logprobs(actor_of(model), x, batch)
+            kl = kl_estimate(batch.logprobs, logprobs, "k3")[batch.mask]
+            sums += torch.stack([kl.float().sum(), batch.mask.sum().float()])
+        nats, tokens = all_reduce_sum(sums).tolist()
+        return nats / tokens
 
     def _indices(self, batch: int) -> list[int]:
         """Of the prompts of this process, each as often as it is answered."""

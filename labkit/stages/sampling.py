@@ -79,7 +79,7 @@ class Sampler:
         batch, _ = batch_with_last_token_index(rows, self.max_length, self.tokenizer.pad_token_id)
         return Samples(prompts, drawn, batch)
 
-    def completion_logprobs(self, model: Transformer, hidden_states: Tensor, batch: Batch) -> Tensor:
+    def completion_logprobs(self, model: Transformer, hidden_states: Tensor, batch: CompletionRows) -> Tensor:
         """Log-probability of each token of the answers under the distribution that it is drawn from: `model` at the
         sampler's temperature. hidden_states [B, T, D] of `model.hidden_states` -> [B, T] nats; 0 where the mask is
         False.
