@@ -21,6 +21,7 @@ from labkit.model.transformer import Transformer
 from labkit.preferences.prompts import IndexedPrompts
 from labkit.stages.credit import Credit, ScoredAnswers, ValueModel
 from labkit.stages.early_stop import EarlyStop
+from labkit.stages.off_policy import OffPolicyCorrection, importance_weights, mismatch_metrics
 from labkit.stages.rewards import RewardOfSamples
 from labkit.stages.sampling import Sampler, Samples
 from labkit.text.batch import Batch
@@ -42,7 +43,8 @@ class Rollout(NamedTuple):
     tokens; with a critic explained_variance: how much of the returns' variance it predicted; with several answers to a
     prompt frac_reward_zero_std: of the prompts, how many of whose answers all got the same reward; reward_std: the
     deviation of the reward, with N; reward_length_correlation: Spearman's, of the reward and the length of the answers
-    of a batch (of each process by itself). pretraining: rows of text to be mixed in, or none.
+    of a batch (of each process by itself); sampler_kl, importance_weight: see `off_policy.mismatch_metrics`.
+    pretraining: rows of text to be mixed in, or none. importance_weights [B, T]: of each token's surrogate, or none.
     """
 
     inputs: Tensor
@@ -55,12 +57,13 @@ class Rollout(NamedTuple):
     reference_logprobs: Tensor
     metrics: dict[str, Tensor]
     pretraining: Batch | tuple[()] = ()
+    importance_weights: Tensor | tuple[()] = ()
 
 
-_PER_TOKEN = Rollout._fields[:-2]
+_PER_TOKEN = Rollout._fields[:-3]
 _METRICS = (
     *("reward", "gold", "kl", "length", "explained_variance", "frac_reward_zero_std"),
-    *("reward_std", "reward_length_correlation"),
+    *("reward_std", "reward_length_correlation", "sampler_kl", "importance_weight"),
 )
 
 
@@ -70,6 +73,7 @@ def _from_state(state: dict[str, Any], ending: str) -> Rollout:
     """
     given = {"reference_logprobs" + ending: state["logprobs" + ending]} | state
     tensors: dict[str, Any] = {name: given[name + ending] for name in _PER_TOKEN}
+    tensors["importance_weights"] = state.get("importance_weights" + ending, ())
     return Rollout(**tensors, metrics={name: state[name + ending] for name in _METRICS if name + ending in state})
 
 
@@ -113,6 +117,7 @@ class RolloutSource:
         precision: str,
         pretraining: BatchSource | None = None,
         max_kl: float | None = None,
+        off_policy_correction: OffPolicyCorrection,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -126,6 +131,9 @@ class RolloutSource:
         self.batch_size, self.num_generations, self.epochs = batch_size, num_generations, epochs
         self.batches_a_step = gradient_accumulation_steps
         self.precision, self.seed, self.rank, self.world_size = precision, seed, rank, world_size
+        self.off_policy_correction, self.sampler_precision = off_policy_correction, sampler.precision or precision
+        in_bf16 = [uses_bf16(one, device) for one in (precision, self.sampler_precision)]
+        self.sampler_differs = sampler.top_p < 1 or in_bf16[0] != in_bf16[1]
         self.kept: list[Rollout] = []
 
     def next_batch(self, model: Policy, step: int) -> Rollout:
@@ -154,6 +162,8 @@ class RolloutSource:
             kept |= {name + ending: value for name, value in zip(_PER_TOKEN, rollout, strict=False)}
             # Batches that were drawn together share their means; a checkpoint holds no tensor twice.
             kept |= {name + ending: value.clone() for name, value in rollout.metrics.items()}
+            if isinstance(rollout.importance_weights, Tensor):
+                kept["importance_weights" + ending] = rollout.importance_weights
         if self.early_stop:
             kept |= {f"early_stop.{name}": value for name, value in self.early_stop.state_dict().items()}
         return kept | {f"credit.{name}": value for name, value in self.credit.state_dict().items()}
@@ -202,6 +212,13 @@ class RolloutSource:
             del means["explained_variance"]
         if self.num_generations == 1:
             del means["frac_reward_zero_std"]
+        weights: list[Tensor | tuple[()]] = [()] * len(written)
+        if self.sampler_differs:
+            masks, logprobs = [one.mask for one in scored], [one.logprobs for one in scored]
+            drawn = [self._sampler_logprobs(model, samples.batch) for samples in written]
+            rows = zip(logprobs, drawn, masks, strict=True)
+            weights = [importance_weights(self.off_policy_correction, *row) for row in rows]
+            means |= mismatch_metrics(logprobs, drawn, masks, weights)
         return [
             Rollout(
                 *samples.batch,
@@ -211,8 +228,9 @@ class RolloutSource:
                 credit.returns,
                 one.reference_logprobs,
                 means,
+                importance_weights=weight,
             )
-            for samples, one, credit in zip(written, scored, credited, strict=True)
+            for samples, one, credit, weight in zip(written, scored, credited, weights, strict=True)
         ]
 
     @torch.no_grad()
@@ -241,8 +259,8 @@ class RolloutSource:
         first = batch * (self.batch_size // samples)
         asked = [self.prompts.prompt_ids(index) for index in indices]
         places = [(index - first) * samples + at % samples for at, index in enumerate(indices)]
-        # In training's precision: on the first step of a rollout the ratio of probabilities is then 1.
-        with autocast(_device(model), self.precision), gather_full_parameters(actor_of(model)):
+        # In training's precision, but where told otherwise: the trainer's probabilities are then those of the draws.
+        with autocast(_device(model), self.sampler_precision), gather_full_parameters(actor_of(model)):
             written = self.sampler.sample(actor_of(model), asked, self._uniform_draws(batch)[places])
         return written._replace(batch=written.batch.to(_device(model)))
 
@@ -254,6 +272,11 @@ class RolloutSource:
             reference_logprobs = self.reference.call_with_weights(self._logprobs, batch)
             scores = torch.tensor(self._rewards(number, samples), device=device)
         return ScoredAnswers(scores, logprobs, reference_logprobs, values, batch.mask)
+
+    def _sampler_logprobs(self, model: Policy, batch: Batch) -> Tensor:
+        actor = actor_of(model)
+        with autocast(_device(model), self.sampler_precision):
+            return self.sampler.sampler_logprobs(actor, actor.hidden_states(batch.inputs), batch)
 
     def _rewards(self, number: int, samples: Samples) -> list[float]:
         return judge_scores(
