@@ -322,9 +322,9 @@ class PolicyGradient(PolicyGradientStage):
     each step. entropy_coef: the weight of the entropy bonus. temperature, max_new_tokens: how answers are sampled, and
     where they are cut. compile_rollouts: sample with the forward pass compiled: half a minute once, which long answers
     win back. max_kl: the nats per token from the policy that wrote a rollout above which it is left for a new one (see
-    `EarlyStop`); None takes all `epochs` steps. sampler_top_p, sampler_precision: draw the answers from the nucleus alone,
-    or in another precision than training's (None: the same; bf16 where the hardware has it), which training does not
-    know of; off_policy_correction: what it does about it. The others are axes: see the module.
+    `EarlyStop`); None takes all `epochs` steps. sampler_top_p, sampler_precision: draw the answers from the nucleus
+    alone, or in another precision than training's (None: the same; bf16 where the hardware has it), which training does
+    not know of; off_policy_correction: what it does about it. The others are axes: see the module.
     """
 
     train: TrainConfig = TrainConfig()
