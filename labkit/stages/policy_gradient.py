@@ -78,9 +78,12 @@ class PolicyGradientStage(Stage):
     max_new_tokens: int
     compile_rollouts: bool
     max_kl: float | None = None
-    off_policy_correction: OffPolicyCorrection = NoCorrection()
     sampler_top_p: float = 1.0
     sampler_precision: str | None = None
+
+    @property
+    def off_policy_correction(self) -> OffPolicyCorrection:
+        return NoCorrection()
 
     @property
     @abstractmethod
