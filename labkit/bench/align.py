@@ -147,7 +147,7 @@ def _time_stage(
     stage: StageName, config: AlignBench, folder: Path, trl: Path | None, progress: Callable[[str], None]
 ) -> dict[str, Any]:
     """Both sides of one stage in turns, and TRL's precisions before."""
-    from labkit.machine import has_bf16
+    from labkit.machine import default_device, has_bf16
 
     precisions: tuple[Precision, ...] = ("fp32", "bf16") if has_bf16() else ("fp32",)
     steps, epochs = STEPS[stage], config.batch.ppo_epochs if stage == "ppo" else 1
@@ -166,10 +166,11 @@ def _time_stage(
             progress(f"{process.name}: starting")
             process.wait_until_ready()
         trials = {
-            precision: median(process.take(steps).seconds for _ in range(config.trial_rounds))
+            precision: _medians([process.take(steps) for _ in range(config.trial_rounds)], epochs)
             for precision, process in theirs.items()
         }
-        best = min(trials, key=trials.__getitem__)
+        counted = "processor_seconds" if default_device().type == "cpu" else "seconds"  # other work disturbs it less
+        best = min(trials, key=lambda precision: trials[precision][counted])
         for precision, process in theirs.items():
             if precision != best:
                 process.close()
@@ -184,7 +185,7 @@ def _time_stage(
         }
     return {
         **sides,
-        "trials": {precision: seconds / epochs for precision, seconds in trials.items()},
+        "trials": trials,
         "ratio": sides["labkit"]["seconds"] / sides["trl"]["seconds"],
         "processor_ratio": sides["labkit"]["processor_seconds"] / sides["trl"]["processor_seconds"],
     }
