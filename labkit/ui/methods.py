@@ -12,6 +12,7 @@ from typing import Any
 
 from labkit.configs import default_draft
 from labkit.errors import LabError
+from labkit.runs.jobs import shorten_repr
 from labkit.runs.plan import extend_plan, parse_plan
 from labkit.runs.presets import PRESETS, make_recipe, plan_templates
 from labkit.stages import STAGES, Stage
@@ -53,8 +54,10 @@ def with_method(lab: Lab, preset_or_run: Any, stages: Sequence[str], kind: Any, 
     """The stages to make where a method was chosen besides: of a preset also those that it needs before it. Raises
     LabError where it cannot stand there.
     """
-    if not kind or not isinstance(stages, list | tuple):
-        return stages  # type: ignore[return-value]  # what is no list is refused by `start_run`
+    if not kind:
+        return list(stages)
+    if kind not in [known for _, known in method_choices()]:
+        raise LabError(f"{shorten_repr(kind)} is not a method; choose one of the list.")
     method = method_stage(kind, after)
     if not isinstance(preset_or_run, str) or preset_or_run not in PRESETS:
         return [*stages, method]

@@ -185,3 +185,5 @@ def test_every_method_of_the_form_begins_a_run_and_shows_its_command(lab):
     assert methods.with_method(lab, "tiny", ["dpo"], "ipo", None) == ["dpo", "ipo"]
     assert methods.predecessor_choices(lab, "tiny") == ["pretrain", "sft", "ppo", "dpo"]
     assert methods.about_method("sing") == methods.main_settings(None) == ""
+    with pytest.raises(LabError, match="'sing' is not a method"):
+        methods.with_method(lab, "smoke", [], "sing", None)
