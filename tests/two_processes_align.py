@@ -15,6 +15,7 @@ from labkit.model.feedforward import MoE
 from labkit.stages import DPO, KTO, ORPO, PPO, RewardModeling, Stage, StageInputs, next_token_objective
 from labkit.stages.credit import KLInReward, MovingMean
 from labkit.stages.grpo import GRPO
+from labkit.stages.onlinedpo import OnlineDPO
 from labkit.stages.reward import PlackettLuce
 from labkit.text.sources import DocumentSource
 from labkit.training.loop import fit
@@ -37,6 +38,7 @@ STAGES: dict[str, Stage] = {
         kl=KLInReward(target=0.5),
         ptx_coef=0.1,
     ),
+    "onlinedpo": OnlineDPO(dataclasses.replace(SHORT, max_length=160), max_new_tokens=10),
     "reward of lists": RewardModeling(SHORT, PlackettLuce(), center_rewards_coefficient=0.1),
 }
 

@@ -114,7 +114,7 @@ class NoBaseline(Baseline):
 
     def advantages(self, rewards: Tensor, part: ScoredAnswers, num_generations: int, moving_mean: float) -> Advantages:
         returns = discounted_returns(rewards, part.mask, gamma=1.0)
-        return Advantages(returns, returns)
+        return Advantages(returns, returns.clone())  # a checkpoint holds both, and no tensor twice
 
 
 @dataclass(frozen=True)

@@ -179,11 +179,16 @@ class PolicyGradientStage(Stage):
             batch_size=train.batch_size,
             num_generations=self.num_generations,
             epochs=self.epochs,
-            gradient_accumulation_steps=train.gradient_accumulation_steps,
+            gradient_accumulation_steps=self.batches_per_rollout,
             precision=train.precision,
             pretraining=Pretrain(train).source(stage_inputs, model) if self.ptx_coef else None,
             **stage_inputs.seed_and_rank_options(),
         )
+
+    @property
+    def batches_per_rollout(self) -> int:
+        """How many batches of answers are drawn together, before the first of them is learnt from: those of a step."""
+        return self.train.gradient_accumulation_steps
 
     def sampler(self, stage_inputs: StageInputs) -> Sampler:
         """What draws the answers."""

@@ -134,11 +134,12 @@ class RolloutSource:
         return batch._replace(pretraining=self.pretraining.next_batch(model, step).to(batch.inputs.device))
 
     def state_dict(self) -> dict[str, Any]:
-        kept = {
-            name + (f".{part}" if part else ""): value
-            for part, rollout in enumerate(self.kept)
-            for name, value in (*zip(_PER_TOKEN, rollout, strict=False), *rollout.metrics.items())
-        }
+        kept: dict[str, Any] = {}
+        for part, rollout in enumerate(self.kept):
+            ending = f".{part}" if part else ""
+            kept |= {name + ending: value for name, value in zip(_PER_TOKEN, rollout, strict=False)}
+            # Batches that were drawn together share their means; a checkpoint holds no tensor twice.
+            kept |= {name + ending: value.clone() for name, value in rollout.metrics.items()}
         return kept | {f"credit.{name}": value for name, value in self.credit.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

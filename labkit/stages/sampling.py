@@ -7,7 +7,7 @@ The first of the three parts of a policy-gradient stage; a judge gives each answ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -22,6 +22,28 @@ from labkit.text.tokenizer import Tokenizer
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
     """The logits [..., V] of the distribution that is drawn from at a temperature."""
     return logits if temperature == 1 else logits.float() / temperature
+
+
+class CompletionRows(Protocol):
+    """Rows with answers: `labels`, `mask` [B, T] as a Batch and a Rollout have them."""
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    @property
+    def mask(self) -> Tensor: ...
+
+
+def completion_logprobs(
+    model: Transformer, hidden_states: Tensor, batch: CompletionRows, temperature: float = 1.0
+) -> Tensor:
+    """Log-probability of each token of the answers at a temperature: hidden_states [B, T, D] of `model.hidden_states`
+    -> [B, T] nats; 0 where the mask is False.
+    """
+    mask = batch.mask
+    logits = apply_temperature(model.logits(hidden_states[mask]).unsqueeze(0), temperature)
+    found = token_logprobs(logits, batch.labels[mask].unsqueeze(0))
+    return found.new_zeros(mask.shape).masked_scatter(mask, found)
 
 
 class Samples(NamedTuple):
@@ -62,10 +84,7 @@ class Sampler:
         sampler's temperature. hidden_states [B, T, D] of `model.hidden_states` -> [B, T] nats; 0 where the mask is
         False.
         """
-        mask = batch.mask
-        logits = apply_temperature(model.logits(hidden_states[mask]).unsqueeze(0), self.temperature)
-        found = token_logprobs(logits, batch.labels[mask].unsqueeze(0))
-        return found.new_zeros(mask.shape).masked_scatter(mask, found)
+        return completion_logprobs(model, hidden_states, batch, self.temperature)
 
     def _drawn(self, model: Transformer, prompts: Sequence[Sequence[int]], uniform_draws: Tensor) -> list[list[int]]:
         filters = [Temperature(self.temperature)]

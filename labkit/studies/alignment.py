@@ -14,14 +14,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from labkit.configs import Count, Seed, check_fields
-from labkit.errors import LabError, count_with_noun
+from labkit.errors import count_with_noun
 from labkit.evaluation.policies import OracleScores, greedy_answer_ids, oracle_scores, paired_oracle_metrics
 from labkit.files import write_json, write_text
 from labkit.machine import describe_machine
@@ -32,48 +29,29 @@ from labkit.runs.folder import Run
 from labkit.runs.prepare import prepare_inputs
 from labkit.runs.recipe import Recipe
 from labkit.stages import StageInputs
-from labkit.studies.measuring import Arrays, Asked, ask, kept_arrays, kl_of_answers, sampled_answers
+from labkit.studies.measuring import MAX_NEW_TOKENS, Arrays, Asked, ask, kept_arrays, kl_of_answers, sampled_answers
 from labkit.studies.methods import BASE, method_names, method_stage_name, recipe_of_methods
+from labkit.studies.options import AlignmentStudy
 from labkit.studies.seeds import FORMULA, SeedComparison, compare_over_seeds, summarize_seeds
 from labkit.studies.training import train_stages
 from labkit.text.chat import without_end_token
 from labkit.text.tokenizer import Tokenizer
 
-MAX_NEW_TOKENS = 40
-"""Where every method's answers are cut; in TinyWorld few are longer than 30 tokens."""
 LARGEST_FALL = 0.02
 """Of right answers, in any seed, that is not said."""
 
 
-@dataclass(frozen=True)
-class AlignmentStudy:
-    """One run of the preset for each seed, in folders under out. methods: see `labkit.studies.methods`; all when empty.
-    prompts: held-out ones that every policy answers.
-    """
-
-    preset: str = "lab"
-    seeds: tuple[Seed, ...] = (0, 1, 2)
-    methods: tuple[str, ...] = ()
-    prompts: Count = 500
-    out: Path = Path("runs/study-alignment")
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise LabError("study alignment needs at least one seed, and each seed once: --seeds 0 1 2")
-        for method in self.methods:
-            method_stage_name(method)
-
-    @property
-    def chosen(self) -> tuple[str, ...]:
-        """The methods that are trained."""
-        return self.methods or tuple(method_names())
-
-
 def study_recipe(config: AlignmentStudy, preset: Recipe) -> Recipe:
-    """The preset's recipe with the study's methods and prompts."""
+    """The preset's recipe with the study's methods and prompts. Raises LabError for what is no method, and where one is
+    named twice.
+    """
     evaluation = dataclasses.replace(preset.evaluation, policy_prompts=max(2, config.prompts))
-    return recipe_of_methods(dataclasses.replace(preset, evaluation=evaluation), config.chosen)
+    return recipe_of_methods(dataclasses.replace(preset, evaluation=evaluation), chosen_methods(config))
+
+
+def chosen_methods(config: AlignmentStudy) -> tuple[str, ...]:
+    """The methods that are trained."""
+    return config.methods or tuple(method_names())
 
 
 def run(
@@ -85,11 +63,11 @@ def run(
     "over_seeds": {NAME: SeedSummary}}}, "comparisons": [SeedComparison], "figure", "machine"}. Raises LabError as the
     runs do.
     """
-    found: dict[str, list[dict[str, float]]] = {method: [] for method in config.chosen}
+    found: dict[str, list[dict[str, float]]] = {method: [] for method in chosen_methods(config)}
     for seed in config.seeds:
-        folder = config.out / f"seed-{seed}"
+        folder = config.folder / f"seed-{seed}"
         progress(f"{folder} ...")
-        stages = [*BASE, *(method_stage_name(method) for method in config.chosen)]
+        stages = [*BASE, *(method_stage_name(method) for method in chosen_methods(config))]
         opened = train_stages(dataclasses.replace(recipe, seed=seed), folder, stages)
         progress(f"{folder}: answers to {count_with_noun(config.prompts, 'held-out prompt')} ...")
         for method, metrics in measure_seed(opened, config).items():
@@ -97,15 +75,15 @@ def run(
     result = {
         "preset": config.preset,
         "seeds": list(config.seeds),
-        "prompts": [int(metrics["prompts"]) for metrics in found[config.chosen[0]]],
+        "prompts": [int(metrics["prompts"]) for metrics in found[chosen_methods(config)[0]]],
         "formula": FORMULA,
         "methods": {method: {"seeds": each, "over_seeds": over_seeds(each)} for method, each in found.items()},
         "comparisons": [one._asdict() | {"words": str(one)} for one in compare_methods(found)],
-        "figure": str(config.out / "alignment.html"),
+        "figure": str(config.folder / "alignment.html"),
         "machine": describe_machine(),
     }
-    write_json(config.out / "alignment.json", result)
-    write_text(config.out / "alignment.html", figure_page(gain_figure(result), "Methods of alignment"))
+    write_json(config.folder / "alignment.json", result)
+    write_text(config.folder / "alignment.html", figure_page(gain_figure(result), "Methods of alignment"))
     return result
 
 
@@ -123,7 +101,7 @@ def measure_seed(run: Run, config: AlignmentStudy) -> dict[str, dict[str, float]
     kept = run.path / "study-alignment"
     before = kept_arrays(kept / "sft.safetensors", key, lambda: measure_policy(reference, None, inputs, asked))
     found = {}
-    for method in config.chosen:
+    for method in chosen_methods(config):
         stage = run.stage(method_stage_name(method))
 
         def measured(method_stage: str = stage.name) -> Arrays:

@@ -23,6 +23,8 @@ from labkit.stages import StageInputs
 from labkit.text.batch import batch_with_last_token_index
 from labkit.text.tokenizer import Tokenizer
 
+MAX_NEW_TOKENS = 40
+"""Where all answers are cut; in TinyWorld few are longer than 30 tokens."""
 Arrays = dict[str, NDArray[Any]]
 Answers = Sequence[Sequence[int]]
 

@@ -23,6 +23,7 @@ BASE = ("pretrain", "sft", "reward")
 NAMED_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "rlvr": ("grpo-rlvr", {"reward": Verifier()}),
     "votes": ("grpo-votes", {"reward": Votes()}),
+    "rejectionsampling-random": ("rejectionsampling-random", {"selection": "random"}),
 }
 """Methods that are a stage with other settings: the stage's name in the plan, and the settings."""
 

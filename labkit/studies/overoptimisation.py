@@ -24,16 +24,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from labkit.configs import Count, NonNegative, Positive, Range, Seed, check_fields
-from labkit.errors import LabError, count_with_noun
+from labkit.errors import count_with_noun
 from labkit.evaluation.judges import Combine, Mean, MeanLessDeviation, Worst
 from labkit.evaluation.policies import oracle_scores, reward_scores
 from labkit.files import write_json, write_text
@@ -50,69 +47,11 @@ from labkit.stages.credit import KLInLoss, NoKL
 from labkit.stages.rewards import Ensemble, RewardModelScore
 from labkit.studies.best_of_n import best_of_n_kl, expected_of_best
 from labkit.studies.curves import Curve, CurvePoint, summarize_curves, text_of_curves
-from labkit.studies.measuring import Arrays, Asked, ask, kept_arrays, kl_of_answers, sampled_answers
+from labkit.studies.measuring import MAX_NEW_TOKENS, Arrays, Asked, ask, kept_arrays, kl_of_answers, sampled_answers
+from labkit.studies.options import Combination, OveroptimisationStudy
 from labkit.studies.training import train_stages
 
-Combination = Literal["mean", "worst", "deviation"]
-COMBINE: dict[str, Combine] = {"mean": Mean(), "worst": Worst(), "deviation": MeanLessDeviation(1.0)}
-MAX_NEW_TOKENS = 40
-
-
-@dataclass(frozen=True)
-class OveroptimisationStudy:
-    """One run of the preset for each seed, in folders under out.
-
-    annotated_prompts: of which two answers each are compared, where they differ: the fewer pairs a reward model sees,
-    the sooner it is over-optimised. ensembles, combine: how many reward models, and how they are one. best_of: the n of
-    best-of-n. checkpoints, steps: of a policy's training, and how long each takes. kl_coefs: of the policies with a KL
-    penalty. learning_rate: of all policies; None takes the preset's for PPO, at which a policy without KL soon leaves
-    all that its reward model has seen. prompts: held-out ones that are answered. head_std, center_rewards_coefficient:
-    of the reward models, see `RewardModeling`; the heads make them differ, and what holds their scores near zero makes
-    `worst` fair.
-    """
-
-    preset: str = "lab"
-    seeds: tuple[Seed, ...] = (0, 1, 2)
-    annotated_prompts: Count = 100
-    ensembles: tuple[Annotated[int, Range(2, 16)], ...] = (2, 4, 8)
-    combine: tuple[Combination, ...] = ("mean", "worst", "deviation")
-    best_of: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64)
-    checkpoints: Count = 5
-    steps: Count = 20
-    kl_coefs: tuple[Positive, ...] = (0.3, 0.1, 0.03)
-    learning_rate: Positive | None = None
-    prompts: Annotated[int, Range(2, 100_000)] = 500
-    head_std: NonNegative = 0.02
-    center_rewards_coefficient: NonNegative = 0.01
-    out: Path = Path("runs/study-overoptimisation")
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise LabError("study overoptimisation needs at least one seed, and each seed once: --seeds 0 1 2")
-        if len(self.best_of) < 2:
-            raise LabError("OveroptimisationStudy: best_of needs several n, as 1 4 16 64, to see where gold peaks.")
-
-    @property
-    def reward_stages(self) -> tuple[str, ...]:
-        """All reward models; an ensemble of m is the first m of them."""
-        return ("reward", *(f"reward-{index}" for index in range(2, max(self.ensembles, default=1) + 1)))
-
-    @property
-    def judges(self) -> dict[str, tuple[int, Combine]]:
-        """How many reward models each judge is, and how they are combined: {"one": …, "mean4": …}."""
-        several = {f"{name}{size}": (size, COMBINE[name]) for size in self.ensembles for name in self.combine}
-        return {"one": (1, Mean()), **several}
-
-    @property
-    def chains(self) -> dict[str, list[str]]:
-        """The stages of each judge's policy, one after another."""
-        return {judge: [f"grpo-{judge}-{number}" for number in range(1, self.checkpoints + 1)] for judge in self.judges}
-
-    @property
-    def kl_stages(self) -> list[str]:
-        """The policies with a KL penalty, rewarded by one reward model."""
-        return [f"grpo-kl-{number}" for number in range(1, len(self.kl_coefs) + 1)]
+COMBINE: dict[Combination, Combine] = {"mean": Mean(), "worst": Worst(), "deviation": MeanLessDeviation(1.0)}
 
 
 def study_recipe(config: OveroptimisationStudy, preset: Recipe) -> Recipe:
@@ -147,7 +86,8 @@ def _stage(config: OveroptimisationStudy, planned: PlannedStage) -> PlannedStage
         return PlannedStage(name, _policy(config, stage, steps, reward=RewardModelScore(), kl=KLInLoss(coef)))
     for judge, names in config.chains.items():
         if name in names:
-            size, combine = config.judges[judge]
+            size, combination = config.judges[judge]
+            combine = COMBINE[combination]
             reward = RewardModelScore() if size == 1 else Ensemble(config.reward_stages[:size], combine)
             after = names[names.index(name) - 1] if name != names[0] else None
             return PlannedStage(name, _policy(config, stage, config.steps, reward=reward, kl=NoKL()), after)
@@ -175,7 +115,7 @@ def run(
     """
     curves, pairs = list[Curve](), list[int]()
     for seed in config.seeds:
-        folder = config.out / f"seed-{seed}"
+        folder = config.folder / f"seed-{seed}"
         progress(f"{folder} ...")
         opened = train_stages(dataclasses.replace(recipe, seed=seed), folder, list(recipe.stages))
         progress(f"{folder}: answers to {count_with_noun(config.prompts, 'held-out prompt')} ...")
@@ -189,12 +129,12 @@ def run(
         "pairs": pairs,
         "curves": [curve.to_dict() for curve in curves],
         "over_seeds": summarize_curves(curves),
-        "figure": str(config.out / "overoptimisation.html"),
+        "figure": str(config.folder / "overoptimisation.html"),
         "machine": describe_machine(),
     }
-    write_json(config.out / "overoptimisation.json", result)
+    write_json(config.folder / "overoptimisation.json", result)
     figure = overoptimisation_figure(result["over_seeds"])
-    write_text(config.out / "overoptimisation.html", figure_page(figure, "Over-optimisation"))
+    write_text(config.folder / "overoptimisation.html", figure_page(figure, "Over-optimisation"))
     return result
 
 
@@ -205,7 +145,8 @@ def seed_curves(config: OveroptimisationStudy, run: Run, inputs: StageInputs) ->
     chains = {judge: [measured.policy(name) for name in names] for judge, names in config.chains.items()}
     penalised = [measured.policy(name) for name in config.kl_stages]
     curves = []
-    for judge, (size, combine) in config.judges.items():
+    for judge, (size, combination) in config.judges.items():
+        combine = COMBINE[combination]
         curves.append(best_of_n_curve(config, run.recipe.seed, judge, best, size, combine))
         points = [sft, *chains[judge]]
         curves.append(policy_curve(run.recipe.seed, "policy gradient", judge, points, size, combine))

@@ -1,4 +1,4 @@
-"""The runs of a study: a folder a seed, made or gone on with."""
+"""The runs of a study: a folder a seed, or a condition of it, made or gone on with."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ from labkit.runs.pipeline import recover_run_folder, run
 from labkit.runs.recipe import Recipe
 
 
-def train_stages(recipe: Recipe, folder: Path, stages: Sequence[str]) -> Run:
+def train_stages(
+    recipe: Recipe, folder: Path, stages: Sequence[str], base: Run | None = None, copied_stages: Sequence[str] = ()
+) -> Run:
     """The run in `folder` once these stages of the recipe are finished, and those that they build on; what is finished
-    already is not made again, and stages that the run had not are added to it.
+    already is not made again, and stages that the run had not are added to it. base, copied_stages: a run, and those
+    of its stages that a new run begins with copies of.
 
-    Progress goes to stderr. Raises LabError as `labkit.runs.extend.extend_run` and `labkit.runs.pipeline.run` do, and
-    KeyboardInterrupt, once a checkpoint is saved, when it is stopped.
+    Progress goes to stderr. Raises LabError as `labkit.runs.extend.extend_run`, `Run.branch` and
+    `labkit.runs.pipeline.run` do, and KeyboardInterrupt, once a checkpoint is saved, when it is stopped.
     """
     recover_run_folder(folder)
+    if not is_begun(folder) and base is not None:
+        base.branch(folder, recipe, copied_stages)
     if is_begun(folder):
         recipe = extend_run(folder, recipe)
     needed = [name for name in recipe.stages if name in stages or any(name in recipe.ancestors(one) for one in stages)]

@@ -103,6 +103,7 @@ NAMES = {
     "Answers on the side of their label": "与标签一致的回答",
     "KL from the reference model": "与参考模型的 KL 散度", "Clip fraction": "裁剪比例",
     "Prompts whose answers are all rewarded alike": "所有回答奖励相同的提示", "fraction of the prompts": "占提示的比例",
+    "Reward of the answers that are kept": "保留的回答的奖励", "kept reward": "保留的回答的奖励",
     "frac reward zero std": "奖励全同的提示比例",
     "Explained variance of the value model": "价值模型的解释方差", "Length of the answers": "回答长度",
     "step": "步", "loss": "损失", "learning rate": "学习率", "fraction of the batch": "占批次的比例",

@@ -254,27 +254,10 @@ def test_an_output_on_a_full_disk_is_a_line():
 
 
 @pytest.mark.slow
-def test_two_commands_on_one_run(finished, tmp_path):
-    """The second is refused in words; what the first makes is whole."""
-    folder = tmp_path / "run"
-    steps = ["--pretrain.train.steps", "100000"]
-    first = labkit("run", "--out", str(folder), *SMALL, *steps, "--stages", "pretrain")
-    end = time.monotonic() + 120
-    while time.monotonic() < end and first.poll() is None and not (folder / "pretrain").is_dir():
-        time.sleep(0.1)
-    for command in (["run", "--out", str(folder), *SMALL], ["run", "--out", str(folder), "--resume"]):
-        second = labkit(*command)
-        _, said = second.communicate(timeout=120)
-        assert second.returncode == 2 and f"in use: another process (PID {first.pid}" in said, said
-    first.send_signal(signal.SIGINT)
-    _, said = first.communicate(timeout=120)
-    assert first.returncode == 130, said
-    records = Run.open(folder).stage("pretrain").step_records
-    assert [record["step"] for record in records] == [*range(1, len(records) + 1)] and not (folder / ".lock").exists()
-
-
-@pytest.mark.slow
-def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path, monkeypatch):
+def test_a_run_in_use_is_refused_and_ctrl_c_leaves_one_that_goes_on(tmp_path, monkeypatch, capsys):
+    """While one process makes a run another's commands are refused in words; what the first makes is whole, and after
+    ctrl-C it says how to go on.
+    """
     folder = tmp_path / "run"
     monkeypatch.delenv("LABKIT_DEVICE", raising=False)  # which the advice would name
     steps = ["--pretrain.train.steps", "100000"]
@@ -283,12 +266,17 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path, monkeypatch):
     end = time.monotonic() + 120
     while time.monotonic() < end and process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
         time.sleep(0.1)
+    for command in (["run", "--out", str(folder), *SMALL], ["run", "--out", str(folder), "--resume"]):
+        assert main(command) == 2
+        said = capsys.readouterr().err
+        assert f"in use: another process (PID {process.pid}" in said, said
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert f"To resume: labkit run --out {folder} --resume --stages pretrain\n" in said and "Traceback" not in said
-    taken = len(metrics.read_text().splitlines())
-    assert (folder / "pretrain" / "checkpoints" / f"step-{taken:08d}").is_dir()
+    records = Run.open(folder).stage("pretrain").step_records
+    assert [record["step"] for record in records] == [*range(1, len(records) + 1)] and not (folder / ".lock").exists()
+    assert (folder / "pretrain" / "checkpoints" / f"step-{len(records):08d}").is_dir()
 
 
 def test_resuming_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):

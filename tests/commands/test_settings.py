@@ -20,7 +20,6 @@ from labkit.commands.chat import ChatOptions
 from labkit.commands.decode_compare import DecodeCompareOptions
 from labkit.commands.generate import GenerateOptions
 from labkit.commands.plan import PlanOptions
-from labkit.commands.study import StudyOptions
 from labkit.commands.world import WorldOptions
 from labkit.configs import Range, check_fields
 from labkit.decoding import filters
@@ -36,8 +35,7 @@ from labkit.runs.plan import PlannedStage
 from labkit.runs.recipe import Recipe, TokenizerConfig
 from labkit.stages import DPO, PPO, SFT, STAGES
 from labkit.stages.rewards import Custom
-from labkit.studies.alignment import AlignmentStudy
-from labkit.studies.overoptimisation import OveroptimisationStudy
+from labkit.studies.options import STUDIES
 from labkit.training.config import TrainConfig
 
 HERE = Path(".")
@@ -59,9 +57,7 @@ SAMPLES: list[Any] = [
     WorldOptions(),
     RunOptions(),
     BenchOptions("run"),
-    StudyOptions("alignment"),
-    AlignmentStudy(),
-    OveroptimisationStudy(),
+    *(study() for study in STUDIES.values()),
     PlanOptions(),
     DecodeCompareOptions(HERE),
     Gated(8),

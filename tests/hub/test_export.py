@@ -67,11 +67,12 @@ def test_llama_cpp_says_the_same_words(run, tmp_path, kind):
 
     params = xllamacpp.CommonParams()
     params.model.path = str(export(run, tmp_path / kind, "dpo", "gguf", kind))
-    params.n_ctx, params.cpuparams.n_threads, params.warmup = 256, 2, False
-    server, tokenizer = xllamacpp.Server(params), run.tokenizer()
+    params.n_ctx, params.cpuparams.n_threads, params.warmup = 256, 1, False  # a thread that waits for another spins
+    params.cpuparams_batch.n_threads = 1
+    server, tokenizer, model = xllamacpp.Server(params), run.tokenizer(), run.model("dpo")
     options = {"max_tokens": 40, "temperature": 0}
     for asked in ASKED:
-        ours = tokenizer.decode(greedy(run.model("dpo"), tokenizer, asked))
+        ours = tokenizer.decode(greedy(model, tokenizer, asked))
         prompt = encode_prompt(tokenizer, [Message("user", asked)])
         theirs = server.handle_completions({"prompt": prompt, **options})
         assert theirs["choices"][0]["text"] == ours and ours

@@ -33,9 +33,15 @@ from tests.tiny_recipe import TRAIN, tiny_recipe
 SPEED = DeviceSpeed(1e9, 1e9, 1e-6)
 
 
-def by_name(recipe=None, run=None, **options):
-    found = estimate_stages(recipe or tiny_recipe(), Devices(SPEED, **options), run=run)
+def by_name(recipe=None, run=None, stages=None, **options):
+    found = estimate_stages(recipe or tiny_recipe(), Devices(SPEED, **options), stages, run)
     return {one.stage: one for one in found}
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """The tiny recipe's stages on one device."""
+    return by_name()
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +62,8 @@ def imported(tmp_path_factory):
     return Run.open(folder / "run"), Transformer(shape).parameter_count
 
 
-def test_every_stage_is_estimated():
-    found = by_name()
+def test_every_stage_is_estimated(alone):
+    found = alone
     assert list(found) == ["pretrain", "sft", "reward", "ppo", "dpo"]
     for one in found.values():
         step = one.step
@@ -70,10 +76,10 @@ def test_every_stage_is_estimated():
     )  # the head, and the weight of log-probability
 
 
-def test_ppo_reads_two_models_and_keeps_keys_and_values():
+def test_ppo_reads_two_models_and_keeps_keys_and_values(alone):
     """Four rows of 112 tokens at most (128 less what prompts leave), a block, a key head of 32 numbers, of 4 bytes."""
-    ppo, reward = by_name()["ppo"], by_name()["reward"]
-    model, head = 4 * by_name()["sft"].parameter_count, 4 * (32 + 2)
+    ppo, reward = alone["ppo"], alone["reward"]
+    model, head = 4 * alone["sft"].parameter_count, 4 * (32 + 2)
     assert ppo.frozen_model_bytes == 2 * model + head and ppo.parameter_count == 2 * model // 4 + head // 4
     keys_and_values = 2 * 4 * 32 * 4
     assert ppo.kv_cache_bytes % 16 == 0 and 8 * keys_and_values < ppo.kv_cache_bytes < 2 * 128 * keys_and_values
@@ -101,9 +107,9 @@ def test_ppo_is_estimated_from_several_rollouts(monkeypatch):
     assert 1.4 < both.step_seconds / narrow.step_seconds < 2.2
 
 
-def test_generation_has_a_speed_of_its_own():
+def test_generation_has_a_speed_of_its_own(alone):
     slow = DeviceSpeed(1e9, 1e9, 1e-3)
-    usual, slower = by_name()["ppo"], by_name(generation_speed=slow)["ppo"]
+    usual, slower = alone["ppo"], by_name(stages=["ppo"], generation_speed=slow)["ppo"]
     assert slower.step_seconds == usual.step_seconds and slower.sampling_seconds > 5 * usual.sampling_seconds
 
 
@@ -131,24 +137,29 @@ def test_each_token_reads_the_keys_and_values_of_all_before_it():
     assert sampled(1).generating.moved_bytes > 0
 
 
-def test_a_gpu_never_holds_the_whole_of_a_sharded_model():
+@pytest.fixture(scope="module")
+def fsdp():
+    """The same, sharded over two CPUs."""
+    return by_name(count=2, parallel=ParallelConfig("fsdp"))
+
+
+def test_a_gpu_never_holds_the_whole_of_a_sharded_model(fsdp):
     """A CPU does, before it is sharded and after."""
-    fsdp = {"count": 2, "parallel": ParallelConfig("fsdp")}
-    for name, one in by_name(**fsdp).items():
-        gpu = by_name(**fsdp, cpu=False)[name]
-        assert gpu.step == one.step and gpu.peak_bytes <= one.peak_bytes
+    gpus = by_name(count=2, parallel=ParallelConfig("fsdp"), cpu=False)
+    assert gpus.keys() == fsdp.keys()
+    for name, one in fsdp.items():
+        assert gpus[name].step == one.step and gpus[name].peak_bytes <= one.peak_bytes
 
 
-def test_devices_share_rows_and_with_fsdp_models():
-    alone = by_name()
-    ddp, fsdp = by_name(count=2), by_name(count=2, parallel=ParallelConfig("fsdp"))
+def test_devices_share_rows_and_with_fsdp_models(alone, fsdp):
+    ddp = by_name(count=2)
     for name, one in alone.items():
         assert ddp[name].step.activation_bytes < one.step.activation_bytes
         assert ddp[name].step.parameter_bytes == one.step.parameter_bytes
         assert fsdp[name].step.parameter_bytes == pytest.approx(one.step.parameter_bytes / 2, rel=0.02)
         assert fsdp[name].frozen_model_bytes == pytest.approx(one.frozen_model_bytes / 2, rel=0.02)
         assert fsdp[name].communication_seconds is None
-    linked = by_name(count=2, link=1e6)["sft"]
+    linked = by_name(stages=["sft"], count=2, link=1e6)["sft"]
     assert linked.communication_seconds == pytest.approx(linked.step.sent_bytes / 1e6)
 
 
@@ -194,7 +205,7 @@ def test_a_batch_that_cannot_be_shared_is_refused():
 def test_a_recipe_of_a_large_model_is_estimated():
     """More than this machine could hold: nothing is built."""
     recipe = tiny_recipe(replace(TRAIN, optimizer="adamw"))
-    model = replace(recipe.model, width=8192, depth=64, heads=64, key_value_heads=8, feed_forward=Gated(28672))
+    model = replace(recipe.model, width=16384, depth=9, heads=128, key_value_heads=8, feed_forward=Gated(114688))
     large = replace(recipe, model=model, plan=recipe.plan[:1])
     (one,) = estimate_stages(large, Devices(SPEED, 4, ParallelConfig("fsdp", activation_checkpointing=True)))
     assert one.parameter_count > 50e9 and one.step.parameter_bytes == pytest.approx(

@@ -17,7 +17,7 @@ def test_killed_many_times_ends_with_the_same_weights(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout.split("RESULT")[1])
-    assert list(result) == ["pretrain", "sft", "reward", "ppo", "dpo", "kto"]
+    assert list(result) == ["pretrain", "sft", "reward", "ppo", "kto"]
     for stage in result:
         kills, (straight, killed), losses = (result[stage][name] for name in ("kills", "hashes", "losses"))
         many = KILLS[stage]

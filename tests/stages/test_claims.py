@@ -4,9 +4,9 @@ import math
 
 from labkit.reporting.terminal import format_claims as claim_lines
 from labkit.stages import STAGES, gold_change_in_words, stage_claims
-from labkit.stages.policy_gradient import PolicyGradient
+from labkit.stages.policy_gradient import PolicyGradientStage
 
-POLICY_GRADIENTS = [kind for kind, stage in STAGES.items() if issubclass(stage, PolicyGradient)]
+POLICY_GRADIENTS = [kind for kind, stage in STAGES.items() if issubclass(stage, PolicyGradientStage) and kind != "ppo"]
 
 
 def entry(stage: str, **metrics: float) -> dict:

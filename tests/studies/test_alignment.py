@@ -20,9 +20,7 @@ METHODS = ("ppo", "dpo")
 
 
 def asked(out, **changes: Any) -> tuple[study.AlignmentStudy, Any]:
-    config = study.AlignmentStudy(
-        **{"preset": "test", "seeds": (0,), "methods": METHODS, "prompts": 8, "out": out} | changes
-    )
+    config = study.AlignmentStudy(**{"seeds": (0,), "methods": METHODS, "prompts": 8, "out": out} | changes)
     return config, study.study_recipe(config, study_preset(study.MAX_NEW_TOKENS))
 
 

@@ -21,7 +21,7 @@ from tests.tiny_alignment import tiny_materials
 from tests.tiny_study import study_preset
 
 TINY: dict[str, Any] = {
-    **{"preset": "test", "seeds": (0,), "annotated_prompts": 12, "ensembles": (2,), "combine": ("mean",)},
+    **{"seeds": (0,), "annotated_prompts": 12, "ensembles": (2,), "combine": ("mean",)},
     **{"best_of": (1, 2, 4), "checkpoints": 2, "steps": 1, "kl_coefs": (0.1,), "prompts": 6},
 }
 

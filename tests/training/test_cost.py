@@ -115,11 +115,10 @@ def test_experts_take_even_shares_of_the_tokens():
 
 
 def test_a_model_larger_than_any_memory_is_counted():
-    shape = ModelConfig(1000, width=16384, depth=2, heads=128, feed_forward=Gated(53248), context=8)
-    found = cost(replace(shape, depth=120))
-    assert found.parameter_bytes > 1.3e12
+    shape = ModelConfig(1000, width=65536, depth=6, heads=512, feed_forward=Gated(212992), context=8)
+    assert cost(shape).parameter_bytes > 1.3e12
     with pytest.raises(ValueError, match="this machine has"):
-        Transformer(replace(shape, depth=120))
+        Transformer(shape)
 
 
 def test_speeds_are_solved_from_two_steps():

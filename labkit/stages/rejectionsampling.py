@@ -1,0 +1,128 @@
+"""Rejection sampling: of the policy's answers to a prompt the best is kept, and learnt as a conversation is.
+
+Dong et al. 2023, RAFT, https://arxiv.org/abs/2304.06767, algorithm 1: in each round the policy of that moment answers
+`num_generations` times to each prompt of `rollout_batches` batches; a reward ranks the answers; the policy is
+fine-tuned on those that are kept, with the loss of fine-tuning, and the next round asks the policy that this has made.
+One round that is as long as the stage is the best-of-n distillation of Llama 2 (Touvron et al. 2023,
+https://arxiv.org/abs/2307.09288, 3.2.3).
+
+    selection       which answers are learnt, always one in num_generations
+    best            the best to each prompt
+    random          any one to each prompt: the control, which has as many examples and learns nothing of the reward
+    top             the best of a batch, whatever their prompts: more from prompts that are easy
+
+Departures. (1) From RAFT: a round begins with the policy as it is, its optimiser goes on, and its learning rate is the
+stage's; RAFT fine-tunes anew each round. (2) From RAFT: no KL penalty in the reward; the KL is watched. (3) From
+Llama 2: answers of earlier rounds are not kept. (4) `top` looks at one batch of all processes, not at a whole round.
+(5) `random` keeps the first of the answers to a prompt: they are drawn alike, so that it is any of them. TRL has no
+trainer for this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from labkit.configs import Count
+from labkit.machine import all_reduce_sum
+from labkit.model.actor_critic import actor_of
+from labkit.stages.answer_selection import AnswerSelectionStage
+from labkit.stages.inputs import token_count_metric
+from labkit.stages.policy_gradient import PolicyGradientStage, Temperature
+from labkit.stages.registry import Curve, RolloutSchedule, register
+from labkit.stages.rewards import RewardChoice, RewardModelScore
+from labkit.stages.rollouts import Policy, Rollout
+from labkit.stages.sampling import completion_logprobs
+from labkit.text.batch import Batch
+from labkit.training.config import TrainConfig
+from labkit.training.processes import accelerator
+
+Selection = Literal["best", "random", "top"]
+
+
+@register("rejectionsampling", "fine-tuning on the best of the policy's own answers")
+@dataclass(frozen=True)
+class RejectionSampling(AnswerSelectionStage):
+    """Fine-tune the fine-tuned model on its own answers, chosen by a reward.
+
+    train.batch_size: answers of one batch, `num_generations` to each prompt, of which one in num_generations is learnt.
+    rollout_batches: batches that are drawn together, a round. epochs: how often each is learnt. selection: see the
+    module. reward, temperature, max_new_tokens, compile_rollouts: see `PolicyGradient`.
+    """
+
+    train: TrainConfig = TrainConfig()
+    num_generations: Count = 4
+    rollout_batches: Count = 4
+    epochs: Count = 1
+    selection: Selection = "best"
+    reward: RewardChoice = RewardModelScore()
+    temperature: Temperature = 1.0
+    max_new_tokens: Count = 40
+    compile_rollouts: bool = False
+
+    def __post_init__(self) -> None:
+        self.check_settings()
+
+    title = "Rejection sampling"
+    short_title = "rejection sampling"
+    about = (
+        "The policy generates several answers to each prompt, a reward says which is the best, and the policy is "
+        "fine-tuned on the best ones. Then it generates others. There is no gradient from bad answers, and no penalty "
+        "for leaving the reference model."
+    )
+    loss_unit = "nats per token"
+    curves = (
+        Curve("Reward of the answers that are kept", "reward", ("kept_reward", "reward")),
+        *(one for one in PolicyGradientStage.curves if one.metric_names[0] not in ("entropy", "clip_fraction")),
+    )
+
+    @property
+    def batches_per_rollout(self) -> int:
+        return self.rollout_batches * self.train.gradient_accumulation_steps
+
+    def rollout_schedule(self) -> RolloutSchedule:
+        return RolloutSchedule(self.max_new_tokens, self.epochs * self.rollout_batches)
+
+    def kept(self, scores: Tensor) -> Tensor:
+        """[prompts, num_generations] bool, of their scores: whether an answer is learnt."""
+        if self.selection == "top":
+            return self._top(scores)
+        chosen = scores.argmax(-1) if self.selection == "best" else torch.zeros_like(scores[:, 0], dtype=torch.long)
+        return torch.nn.functional.one_hot(chosen, self.num_generations).bool()
+
+    def _top(self, scores: Tensor) -> Tensor:
+        """The best of all processes' answers, of equal ones those to earlier prompts, as on one process."""
+        processes = accelerator()
+        together = processes.gather(scores).view(processes.num_processes, *scores.shape).transpose(0, 1)
+        best = together.flatten().sort(descending=True, stable=True).indices[: together[..., 0].numel()]
+        kept = torch.zeros(together.numel(), dtype=torch.bool, device=scores.device)
+        kept[best] = True
+        return kept.view(together.shape)[:, processes.process_index]
+
+    def objective(self, model: Policy, batch: Rollout) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """(summed negative log-likelihood of the answers that are kept, how many tokens these have, what to watch)."""
+        scores = self.group_scores(batch)
+        kept = self.kept(scores)
+        rows = kept.flatten().nonzero().flatten()
+        if not len(rows):  # all that are kept are another process's: the model is called all the same
+            rows = torch.zeros(1, dtype=torch.long, device=scores.device)
+        mask = (batch.mask & kept.flatten().unsqueeze(-1))[rows]
+        learnt = Batch(batch.inputs[rows], batch.labels[rows], mask)
+        actor = actor_of(model)
+        loss = -completion_logprobs(actor, actor.hidden_states(learnt.inputs), learnt).sum()
+
+        count = mask.sum()
+        total, tokens = all_reduce_sum(kept.sum().float()), all_reduce_sum(count.float())
+        watched = {"kept_reward": (scores * kept).sum() * tokens / total} | token_count_metric(learnt.inputs)
+        return loss, count, watched | {name: mean * count for name, mean in batch.metrics.items()}
+
+    def flops(self, model: Policy, tokens: float) -> float:
+        """Of the answers that are learnt, and of a rollout's forward passes over all: sampling, policy, reference and
+        reward models.
+        """
+        passes = 3 + (len(self.reward_stages) or self.needs_reward_model)
+        per_token = actor_of(model).training_flops_per_token(self.train.max_length)
+        return tokens * per_token * (1 + passes * self.num_generations / 3 / self.epochs)

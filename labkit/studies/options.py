@@ -1,0 +1,218 @@
+"""What each study is asked for; its flags on the command line. Light, so that `labkit study NAME --help` is instant.
+
+A study's name is that of its module: `labkit.studies.NAME` has `study_recipe`, `run` and `text_report`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from tyro.conf import arg
+
+from labkit.configs import Count, NonNegative, Positive, Range, Seed, check_fields
+from labkit.errors import LabError
+from labkit.runs.arguments import Folder, Preset, Switch, default_preset
+
+Methods = Annotated[tuple[str, ...], arg(metavar="METHOD …", help_behavior_hint="")]
+Method = Annotated[str, arg(metavar="METHOD")]
+Ensembles = Annotated[tuple[Annotated[int, Range(2, 16)], ...], arg(metavar="N …")]
+Combination = Literal["mean", "worst", "deviation"]
+Prompts = Annotated[int, Range(2, 100_000)]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all studies are asked for."""
+
+    preset: Preset = dataclasses.field(default_factory=default_preset)
+    """Sizes and settings of each seed's run."""
+    seeds: tuple[Seed, ...] = (0, 1, 2)
+    """One run per seed."""
+    prompts: Prompts = 500
+    """Held-out prompts that every policy answers."""
+    out: Folder = None
+    """The folder of the study; runs/study-NAME when not given."""
+    json: Switch = False
+    """Print all results as JSON."""
+
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise LabError(f"study {self.name} needs at least one seed, and each seed once: --seeds 0 1 2")
+
+    @property
+    def folder(self) -> Path:
+        """Of the study: a run a seed, or several, and the results."""
+        return self.out or Path("runs") / f"study-{self.name}"
+
+
+@dataclass(frozen=True)
+class AlignmentStudy(Study):
+    """Compare the methods that learn from preferences, each from the same fine-tuned model of each seed: gain in gold,
+    win rate, right answers, KL. A method is called better only outside the spread of seeds.
+
+    What is finished in the study's folder is not made again. Every field of the recipe can be set too, as
+    --pretrain.train.steps 500 or --ppo.kl-coef 0.1.
+    """
+
+    methods: Methods = ()
+    """ppo, grpo, dpo …, rlvr (GRPO rewarded by the oracle's verdict), votes, and names with a suffix, which have flags
+    of their own (--methods dpo dpo-strict --dpo-strict.beta 0.5); all methods when not given."""
+
+    name = "alignment"
+
+
+@dataclass(frozen=True)
+class OveroptimisationStudy(Study):
+    """Reward and gold as the KL grows, for best-of-n and a policy gradient, one reward model and ensembles.
+
+    What is finished in the study's folder is not made again. Every field of the recipe can be set too, as
+    --pretrain.train.steps 500 or --reward.train.steps 100.
+    """
+
+    annotated_prompts: Count = 100
+    """Prompts of which two answers each are compared, where they differ. The fewer pairs a reward model sees, the
+    sooner it is over-optimised."""
+    ensembles: Ensembles = (2, 4, 8)
+    """How many reward models an ensemble is."""
+    combine: tuple[Combination, ...] = ("mean", "worst", "deviation")
+    """What an ensemble says: the mean of its scores, the lowest, or the mean less the deviation."""
+    best_of: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64)
+    """The n of best-of-n."""
+    checkpoints: Count = 5
+    """At how many moments a policy is measured."""
+    steps: Count = 20
+    """Optimizer steps from one of them to the next."""
+    kl_coefs: tuple[Positive, ...] = (0.3, 0.1, 0.03)
+    """KL coefficients, of a policy each."""
+    learning_rate: Annotated[Positive | None, arg(metavar="FLOAT", help_behavior_hint="")] = None
+    """Of all policies; the preset's for PPO when not given, at which a policy without KL soon leaves all that its
+    reward model has seen."""
+    head_std: NonNegative = 0.02
+    """Standard deviation of the first weights of each reward model's head, by which they differ."""
+    center_rewards_coefficient: NonNegative = 0.01
+    """The weight of what holds the reward models' scores near zero, which makes the lowest of them fair."""
+
+    name = "overoptimisation"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.best_of) < 2:
+            raise LabError("OveroptimisationStudy: best_of needs several n, as 1 4 16 64, to see where gold peaks.")
+
+    @property
+    def reward_stages(self) -> tuple[str, ...]:
+        """All reward models; an ensemble of m is the first m of them."""
+        return ("reward", *(f"reward-{index}" for index in range(2, max(self.ensembles, default=1) + 1)))
+
+    @property
+    def judges(self) -> dict[str, tuple[int, Combination]]:
+        """How many reward models each judge is, and how they are combined: {"one": (1, "mean"), "worst4": …}."""
+        several: dict[str, tuple[int, Combination]] = {
+            f"{name}{size}": (size, name) for size in self.ensembles for name in self.combine
+        }
+        return {"one": (1, "mean"), **several}
+
+    @property
+    def chains(self) -> dict[str, list[str]]:
+        """The stages of each judge's policy, one after another."""
+        return {judge: [f"grpo-{judge}-{number}" for number in range(1, self.checkpoints + 1)] for judge in self.judges}
+
+    @property
+    def kl_stages(self) -> list[str]:
+        """The policies with a KL penalty, rewarded by one reward model."""
+        return [f"grpo-kl-{number}" for number in range(1, len(self.kl_coefs) + 1)]
+
+
+@dataclass(frozen=True)
+class FeedbackStudy(Study):
+    """Reward models from pairs, from ranked lists and from ratings: of the same answers to the same prompts, by the
+    same annotator, from the same fine-tuned model. Their accuracy is that of the gold order of held-out answers.
+
+    What is finished in the study's folder is not made again. Every field of the recipe can be set too, as
+    --annotation.prompts 600 or --reward.train.steps 300.
+    """
+
+    prompts: Prompts = 300
+    """Held-out prompts whose answers the reward models put in order."""
+
+    name = "feedback"
+
+
+@dataclass(frozen=True)
+class AnnotatorsStudy(Study):
+    """Whose values? Two annotators with other tastes each compare answers of the same fine-tuned model, and a policy
+    learns from each of them; either annotator then judges both policies.
+
+    What is finished in the study's folder is not made again. Every field of the recipe can be set too, as
+    --ppo.kl-coef 0.1.
+    """
+
+    annotators: tuple[str, str] = ("concise", "thorough")
+    """Two profiles of the world."""
+    method: Method = "ppo"
+    """How the policies learn: a method of `labkit study alignment`."""
+
+    name = "annotators"
+
+
+@dataclass(frozen=True)
+class SizesStudy(Study):
+    """What alignment gains at several model sizes, and whether a small aligned model is preferred over a larger one
+    that is only fine-tuned.
+
+    What is finished in the study's folder is not made again. Every field of the recipe can be set too, as
+    --pretrain.train.steps 500 or --ppo.kl-coef 0.1.
+    """
+
+    sizes: Annotated[tuple[str, ...], arg(metavar="WIDTHxDEPTH …")] = ("32x2", "64x2", "96x3")
+    """Widths and depths of the models, as 64x2; the rest of a model follows from them."""
+    method: Method = "ppo"
+    """How the policies learn: a method of `labkit study alignment`."""
+
+    name = "sizes"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.shapes) < 2:
+            raise LabError("study sizes compares models: give two sizes or more, as --sizes 32x2 64x2")
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """{"64x2": (64, 2)}, the smallest first. Raises LabError for what is no size."""
+        found = {}
+        for size in self.sizes:
+            width, x, depth = size.partition("x")
+            if not (x and width.isdecimal() and depth.isdecimal() and int(width) and int(depth)):
+                raise LabError(f"{size!r} is no size: give width and depth, as 64x2.")
+            found[size] = (int(width), int(depth))
+        return dict(sorted(found.items(), key=lambda one: (one[1][0] ** 2 * one[1][1], one[1])))
+
+
+@dataclass(frozen=True)
+class RoundsStudy(Study):
+    """Iterated rounds: the annotator compares answers of the policy, a new reward model is fitted, the policy is
+    trained further; beside one round with as many steps.
+
+    What is finished in the study's folder is not made again. Every field of the recipe can be set too, as
+    --ppo.kl-coef 0.1.
+    """
+
+    rounds: Annotated[int, Range(2, 10)] = 3
+    """How many rounds, the first included."""
+    method: Method = "ppo"
+    """How the policies learn: a method of `labkit study alignment`."""
+
+    name = "rounds"
+
+
+STUDIES: dict[str, type[Study]] = {
+    study.name: study
+    for study in (AlignmentStudy, OveroptimisationStudy, FeedbackStudy, AnnotatorsStudy, SizesStudy, RoundsStudy)
+}
+"""All studies, by their names."""

@@ -1,0 +1,168 @@
+"""Iterated rounds: collect choices, fit a reward model, train the policy; then again, from the policy's own answers.
+
+    labkit study rounds --rounds 3 --method ppo
+
+A reward model has seen answers of the model before it, and is asked about those of the policy that it trains. In the
+next round the annotator compares answers of that policy, and a new reward model, which begins with it, is fitted to
+these choices (Bai et al. 2022, https://arxiv.org/abs/2204.05862, 4.5: iterated online RLHF). A round is a run of its
+own, whose stages come after the policy of the round before, with other prompts; the method's KL is from that policy.
+
+Beside it stands a control: the method in one round, with as many steps as all rounds together. What the rounds gain
+over it is due to new choices, not to more steps. All policies answer the same held-out prompts, those of the first
+round, greedily.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from labkit.evaluation.policies import OracleScores, greedy_answer_ids, oracle_scores, paired_oracle_metrics
+from labkit.files import write_json, write_text
+from labkit.machine import describe_machine
+from labkit.model.transformer import Transformer
+from labkit.reporting.charts import figure_page, interval_chart
+from labkit.reporting.terminal import align_columns
+from labkit.runs.folder import Run
+from labkit.runs.plan import PlannedStage
+from labkit.runs.prepare import prepare_inputs
+from labkit.runs.recipe import Recipe
+from labkit.studies.measuring import MAX_NEW_TOKENS, Arrays, ask, kept_arrays
+from labkit.studies.methods import BASE, method_stage_name, recipe_of_methods
+from labkit.studies.options import RoundsStudy
+from labkit.studies.seeds import compare_over_seeds, summarize_seeds
+from labkit.studies.training import train_stages
+
+LONG = "long"
+"""The suffix of the control's stage: one round with the steps of all."""
+SEED_OF_ROUND = 1000
+"""Added to the run's seed with each round, so that it annotates and asks other prompts."""
+
+
+def study_recipe(config: RoundsStudy, preset: Recipe) -> Recipe:
+    """The recipe of the first round: the preset's with the study's method, and the control beside it."""
+    evaluation = dataclasses.replace(preset.evaluation, policy_prompts=config.prompts)
+    method = method_stage_name(config.method)
+    recipe = recipe_of_methods(dataclasses.replace(preset, evaluation=evaluation), [config.method])
+    stage: Any = recipe.stages[method]
+    train = dataclasses.replace(stage.train, steps=config.rounds * stage.train.steps)
+    control = PlannedStage(f"{method}-{LONG}", dataclasses.replace(stage, train=train))
+    return dataclasses.replace(recipe, plan=(*recipe.plan, control))
+
+
+def recipe_of_round(config: RoundsStudy, recipe: Recipe, number: int, before: Path) -> Recipe:
+    """The recipe of a round after the first, which comes after `before`, a policy's stage: RUN/STAGE."""
+    method = method_stage_name(config.method)
+    after = str(before)
+    plan = tuple(dataclasses.replace(one, after=after) for one in recipe.plan if one.name in ("reward", method))
+    return dataclasses.replace(recipe, plan=plan, seed=recipe.seed + SEED_OF_ROUND * (number - 1))
+
+
+def run(config: RoundsStudy, recipe: Recipe, progress: Callable[[str], object] = lambda line: None) -> dict[str, Any]:
+    """Make what is not there yet of each seed's rounds; all numbers, as what JSON can write. recipe: see
+    `study_recipe`.
+
+    {"preset", "seeds", "method", "policies": {"round 1": {"seeds": [metrics of each, beside the fine-tuned model],
+    "over_seeds": {NAME: SeedSummary}}, …, "control"}, "comparisons": [SeedComparison of gains in gold, with round 1 and
+    with the control], "figure", "machine"}. Raises LabError as the runs do.
+    """
+    found: dict[str, list[dict[str, float]]] = {}
+    for seed in config.seeds:
+        for name, metrics in _seed_metrics(config, dataclasses.replace(recipe, seed=seed), progress).items():
+            found.setdefault(name, []).append(metrics)
+    gains = {name: [metrics["gold_gain"] for metrics in each] for name, each in found.items()}
+    last = f"round {config.rounds}"
+    compared = [compare_over_seeds(last, gains[last], name, gains[name]) for name in ("round 1", "control")]
+    result = {
+        "preset": config.preset,
+        "seeds": list(config.seeds),
+        "method": config.method,
+        "policies": {
+            name: {
+                "seeds": each,
+                "over_seeds": {key: summarize_seeds([one[key] for one in each])._asdict() for key in each[0]},
+            }
+            for name, each in found.items()
+        },
+        "comparisons": [one._asdict() | {"words": str(one)} for one in compared],
+        "figure": str(config.folder / "rounds.html"),
+        "machine": describe_machine(),
+    }
+    write_json(config.folder / "rounds.json", result)
+    write_text(config.folder / "rounds.html", figure_page(gain_figure(result), "Iterated rounds"))
+    return result
+
+
+def _seed_metrics(
+    config: RoundsStudy, recipe: Recipe, progress: Callable[[str], object]
+) -> dict[str, dict[str, float]]:
+    """{"round 1": metrics beside the fine-tuned model, …, "control"} of one seed."""
+    method, folder = method_stage_name(config.method), config.folder / f"seed-{recipe.seed}"
+    progress(f"{folder}-round-1 ...")
+    first = train_stages(recipe, Path(f"{folder}-round-1"), [*BASE, method, f"{method}-{LONG}"])
+    policies = {"round 1": (first, method), "control": (first, f"{method}-{LONG}")}
+    before = first.path / method
+    for number in range(2, config.rounds + 1):
+        own = Path(f"{folder}-round-{number}")
+        progress(f"{own} ...")
+        opened = train_stages(recipe_of_round(config, recipe, number, before), own, ["reward", method])
+        policies[f"round {number}"] = (opened, method)
+        before = opened.path / method
+    scores = {name: _scores(config, first, *policy) for name, policy in {"sft": (first, "sft"), **policies}.items()}
+    fine_tuned = scores.pop("sft")
+    return {name: paired_oracle_metrics(after, fine_tuned) for name, after in sorted(scores.items(), reverse=True)}
+
+
+def _scores(config: RoundsStudy, first: Run, of: Run, stage: str) -> OracleScores:
+    """What the oracle says of the greedy answers of a stage's model to the first round's held-out prompts."""
+    inputs = prepare_inputs(first)
+    asked = ask(inputs, config.prompts, MAX_NEW_TOKENS)
+
+    def measure() -> Arrays:
+        model: Transformer = of.model(stage)
+        answers = greedy_answer_ids(model, inputs.tokenizer, asked.prompts.prompt_ids, asked.max_new_tokens)
+        scores = oracle_scores(inputs.world, inputs.annotator, inputs.tokenizer, asked.prompts.tasks, answers)
+        return {name: column.astype(float) for name, column in scores._asdict().items()}
+
+    key = {"prompts": config.prompts, "annotator": inputs.annotator, "model": of.stage(stage).weights_hash}
+    arrays = kept_arrays(of.path / "study-rounds" / f"{stage}.safetensors", key, measure)
+    return OracleScores(*(arrays[name] for name in OracleScores._fields))
+
+
+def text_report(result: dict[str, Any]) -> str:
+    """A table, a row a policy, and what may be said of the last round."""
+    rows = [["", "gold gain", "95 % interval", "win rate", "right before", "right"]]
+    for name, policy in result["policies"].items():
+        over = policy["over_seeds"]
+        gain = over["gold_gain"]
+        spread = "" if gain["spread"] is None else f" ± {gain['spread']:.3f}"
+        interval = "" if gain["low"] is None else f"{gain['low']:+.3f} to {gain['high']:+.3f}"
+        right = [f"{100 * over[key]['mean']:.1f} %" for key in ("right_before", "right")]
+        rows.append([name, f"{gain['mean']:+.3f}{spread}", interval, f"{over['win_rate']['mean']:.3f}", *right])
+    seeds = ", ".join(map(str, result["seeds"]))
+    reading = (
+        f"Gain over the fine-tuned model by {result['method']}; means over seeds {seeds}. Control: one round with as "
+        "many steps as all rounds together."
+    )
+    said = [one["words"] for one in result["comparisons"]]
+    return "\n".join([align_columns(rows), "", reading, "", "Gain in gold:", *said, "", f"Figure: {result['figure']}"])
+
+
+def gain_figure(result: dict[str, Any]) -> Any:
+    """Gain in gold of each round and of the control: mean, interval, each seed."""
+    rows = {}
+    for name, policy in sorted(result["policies"].items(), reverse=True):
+        gain = policy["over_seeds"]["gold_gain"]
+        low, high = (gain["mean"],) * 2 if gain["low"] is None else (gain["low"], gain["high"])
+        rows[name] = (gain["mean"], low, high, [metrics["gold_gain"] for metrics in policy["seeds"]])
+    beside_first, beside_control = result["comparisons"]
+    last = beside_first["first"]
+    sure = [one["second"] for one in (beside_first, beside_control) if one["better"] == last]
+    title = (
+        f"{last} is better than {' and '.join(sure)}" if sure else f"{last} is not better beyond the spread of seeds"
+    )
+    return interval_chart(
+        rows, x="gain in gold score over the fine-tuned model (95 % interval over seeds)", title=title
+    )
