@@ -3,10 +3,12 @@
     {"prompt": …, "response_0": …, "response_1": …, "better_response_id": 1, "safer_response_id": 0}     PKU-SafeRLHF
     {"history": …, "human_ref_A": …, "human_ref_B": …, "labels": 1, "score_A": 9, "score_B": 2}          SHP
 
-Of the first, better_response_id is the more helpful answer (https://huggingface.co/datasets/PKU-Alignment/PKU-SafeRLHF).
-In the second, labels is 1 where A is preferred and 0 where B is, and the scores are the votes of each
-(https://huggingface.co/datasets/stanfordnlp/SHP). Trees of messages and a chosen answer beside a list of rejected ones
-are refused, with what to write instead.
+The card of the first ranks the two answers twice, by helpfulness (better_response_id) and by harmlessness
+(safer_response_id); the first of these is read (https://huggingface.co/datasets/PKU-Alignment/PKU-SafeRLHF, "Ranking of
+Responses"; arXiv:2406.15513). In the second, labels is 1 where A is preferred and 0 where B is, and a score is the
+positive less the negative votes, plus 1 (https://huggingface.co/datasets/stanfordnlp/SHP, "Data Structure").
+
+Trees of messages and a chosen answer beside a list of rejected ones are refused, with what to write instead.
 """
 
 from __future__ import annotations

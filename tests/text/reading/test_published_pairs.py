@@ -1,10 +1,12 @@
 """Preferences under the names that published data sets gave their columns: read rightly, or refused with the mend."""
 
 import json
+from typing import cast
 
 import pytest
 
 from labkit.errors import LabError
+from labkit.text.pairs import PreferencePair
 from labkit.text.reading.preferences import read_unsplit_preferences
 
 QUESTIONS = ["Where is Tom?", "Where is Ann?", "Where is Bo?"]
@@ -16,8 +18,12 @@ def write(tmp_path, rows):
     return file
 
 
+def pairs(tmp_path, rows) -> list[PreferencePair]:
+    return [cast(PreferencePair, one) for one in read_unsplit_preferences(write(tmp_path, rows)).values]
+
+
 def answers(tmp_path, rows):
-    return [(one.chosen, one.rejected) for one in read_unsplit_preferences(write(tmp_path, rows)).values]
+    return [(one.chosen, one.rejected) for one in pairs(tmp_path, rows)]
 
 
 def pku(question, better):
@@ -40,8 +46,7 @@ def test_better_response_id_names_the_chosen_answer_and_not_the_safer_one(tmp_pa
 def test_the_label_of_shp_is_one_where_the_first_answer_is_preferred(tmp_path):
     rows = [shp(QUESTIONS[0], 1, 9, 2), shp(QUESTIONS[1], 0, 3, 5)]
     assert answers(tmp_path, rows) == [("In Lund.", "In Oslo."), ("In Oslo.", "In Lund.")]
-    read = read_unsplit_preferences(write(tmp_path, rows)).values
-    assert [one.prompt[-1].content for one in read] == QUESTIONS[:2]
+    assert [one.prompt[-1].content for one in pairs(tmp_path, rows)] == QUESTIONS[:2]
     with pytest.raises(LabError, match="labels that contradict score_A and score_B"):
         answers(tmp_path, [shp(question, 1, 2, 9) for question in QUESTIONS])
 
