@@ -123,9 +123,11 @@ def run_arguments(
 def _check_stages(lab: Lab, preset_or_run: Any, stages: Any) -> None:
     """Raises LabError for what is no list of names of stages, each with or without what it comes after (ppo@dpo)."""
     try:
-        for stage in stages if isinstance(stages, list | tuple) else [None]:
+        if not isinstance(stages, list | tuple):
+            raise TypeError
+        for stage in stages:
             stage_kind(stage.partition("@")[0])
-    except (LabError, AttributeError):
+    except (LabError, AttributeError, TypeError):
         known = ", ".join(available_stage_names(lab, preset_or_run))
         raise LabError(f"{shorten_repr(stages)} are not stages; the stages are {known}.") from None
 

@@ -178,12 +178,14 @@ def _new_run(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
         return gr.update(choices=manage.available_stage_names(lab, chosen))
 
     source.change(its_stages, source, stages, show_progress="hidden")
-    inputs = [name, source, stages, seed, method, after, more]
+    inputs: list[Any] = [name, source, stages, seed, method, after, more]
 
-    def choose(method: Any, source: Any) -> tuple[Any, ...]:
-        said = methods.about_method(method)
+    def choose(method: Any, source: Any, more: Any, filled: str) -> tuple[Any, ...]:
+        said, settings = methods.about_method(method), methods.main_settings(lab, source, method)
+        kept = methods.settings_to_fill_in(more, filled, settings)
         choices = ["", *methods.predecessor_choices(lab, source)]
-        return gr.update(value=said, visible=bool(said)), methods.main_settings(method), gr.update(choices=choices)
+        shown = gr.update(value=translate_message(said) if said else "", visible=bool(said))
+        return shown, kept, settings, gr.update(choices=choices)
 
     def show_command(name: Any, source: Any, stages: Any, seed: Any, method: Any, after: Any, more: Any) -> str:
         try:
@@ -192,7 +194,9 @@ def _new_run(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
         except LabError as error:
             return translate_message(error)
 
-    method.change(choose, [method, source], [about, more, after], show_progress="hidden")
+    filled = gr.State("")  # the settings that were filled in last
+    chosen, updated = [method, source, more, filled], [about, more, filled, after]
+    gr.on([method.change, source.change], choose, chosen, updated, show_progress="hidden")
     gr.on([one.change for one in inputs], show_command, inputs, command, show_progress="hidden")
 
     def begin(name: Any, source: Any, stages: Any, seed: Any, method: Any, after: Any, more: Any) -> tuple[str, str]:

@@ -9,8 +9,10 @@ import pytest
 from labkit.errors import LabError
 from labkit.paths import demo_folder
 from labkit.preferences.store import PreferenceStore
+from labkit.runs.arguments import parse_run_arguments
 from labkit.runs.folder import Run
 from labkit.runs.jobs import Jobs
+from labkit.runs.presets import make_recipe, plan_templates
 from labkit.ui import manage, methods, preferences, runs
 from labkit.ui.lab import Lab
 from labkit.ui.run_figures import curve_figures, metrics_table, run_comparison_table
@@ -176,7 +178,7 @@ def test_flags_of_stages_that_are_added_are_known(lab):
 def test_every_method_of_the_form_begins_a_run_and_shows_its_command(lab):
     jobs = Started(lab.folder)
     for _, kind in methods.method_choices():
-        asked, flags = methods.with_method(lab, "smoke", [], kind, ""), methods.main_settings(kind)
+        asked, flags = methods.with_method(lab, "smoke", [], kind, ""), methods.main_settings(lab, "smoke", kind)
         manage.start_run(lab, jobs, f"new-{kind}", "smoke", asked, 0, flags)
         command = methods.command_line(lab, f"new-{kind}", "smoke", asked, 0, flags)
         assert shlex.split(command)[:2] == ["labkit", "run"] and kind in shlex.split(command)
@@ -184,6 +186,36 @@ def test_every_method_of_the_form_begins_a_run_and_shows_its_command(lab):
     assert methods.with_method(lab, "smoke", [], "ipo", "dpo")[-1] == "ipo@dpo"
     assert methods.with_method(lab, "tiny", ["dpo"], "ipo", None) == ["dpo", "ipo"]
     assert methods.predecessor_choices(lab, "tiny") == ["pretrain", "sft", "ppo", "dpo"]
-    assert methods.about_method("sing") == methods.main_settings(None) == ""
+    assert methods.about_method("sing") == methods.main_settings(lab, "smoke", None) == ""
     with pytest.raises(LabError, match="'sing' is not a method"):
         methods.with_method(lab, "smoke", [], "sing", None)
+
+
+def test_the_settings_of_a_method_are_those_that_it_is_trained_with(lab):
+    jobs = Started(lab.folder)
+    smoke = make_recipe("smoke")
+    for kind in ("ppo", "dpo", "grpo"):
+        asked, flags = methods.with_method(lab, "smoke", [], kind, ""), methods.main_settings(lab, "smoke", kind)
+        plain, filled = (manage.run_arguments(lab, f"as-{kind}", "smoke", asked, 0, more) for more in ("", flags))
+        assert parse_run_arguments(plain)[1] == parse_run_arguments(filled)[1]
+        template = next(one.stage for one in plan_templates(smoke) if one.name == kind)
+        assert f"--{kind}.train.steps {template.train.steps} " in flags
+    assert "--ppo.kl-coef 0.05" in methods.main_settings(lab, "smoke", "ppo")
+    assert "--dpo.train.steps 6 " in methods.main_settings(lab, "tiny", "dpo")  # of a run, the run's own
+    assert methods.main_settings(lab, "nowhere", "dpo") == "" and not jobs.asked
+
+
+def test_what_a_person_typed_is_kept_when_a_method_is_chosen():
+    assert methods.settings_to_fill_in("", "", "--dpo.beta 0.1") == "--dpo.beta 0.1"
+    assert methods.settings_to_fill_in("--dpo.beta 0.1", "--dpo.beta 0.1", "") == ""
+    assert methods.settings_to_fill_in("--dpo.beta 0.5", "--dpo.beta 0.1", "--ipo.beta 0.1") == "--dpo.beta 0.5"
+
+
+def test_the_command_does_not_say_where_the_runs_lie(lab, monkeypatch):
+    def command():
+        return shlex.split(methods.command_line(lab, "new", "tiny", ["dpo"], 0, "--dpo.beta 0.5"))
+
+    name = lab.folder.name
+    assert command()[:6] == ["labkit", "run", "--out", f"{name}/new", "--build-on", f"{name}/tiny"]
+    monkeypatch.chdir(lab.folder)
+    assert command()[:6] == ["labkit", "run", "--out", "new", "--build-on", "tiny"]
