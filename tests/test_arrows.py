@@ -109,7 +109,7 @@ def test_imports_follow_the_floors():
     assert not above
 
 
-WHOLES = ("transformer", "reward_model", "actor_critic")
+WHOLES = ("transformer", "prefix_sharing", "reward_model", "actor_critic")
 """The files of labkit/model that are made of the others."""
 
 

@@ -31,7 +31,8 @@ def time_matched_sft_metrics(run_path: str | Path) -> dict[str, dict[str, float]
     if tuned is None:
         raise LabError(f"{run_path} has no fine-tuned model to train further.")
     for folder in run.stages:
-        if folder.config.reads != "preferences" or not folder.generates_text or folder.result is None:
+        leaves_policy = folder.generates_text and folder.config.policy
+        if folder.config.reads != "preferences" or not leaves_policy or folder.result is None:
             continue
         steps = max(1, math.floor(folder.result["training_seconds"] / _seconds_per_step(tuned)))
         stage = bind_stage(run, folder.name, stage_inputs)

@@ -27,12 +27,13 @@ class BenchOptions:
     their metrics. app: how long the app takes to start, to answer and to show attention. memory: peak memory for
     reading, tokenizing and training on a large text (Linux only). claims: how often every stage beats its baseline,
     over --seeds, --precisions and --threads; exit code 1 if one does not. plan: memory and time that `labkit plan`
-    estimates for six cases, beside what is measured (Linux only).
+    estimates for six cases, beside what is measured (Linux only). align: time and memory of a step of DPO, reward
+    model, GRPO and PPO, and of TRL's, beside the time of the matrix products alone.
     """
 
     what: Annotated[
-        Positional[Literal["train", "generate", "world", "run", "app", "claims", "memory", "plan"]],
-        arg(metavar="{train,generate,world,run,app,claims,memory,plan}"),
+        Positional[Literal["train", "generate", "world", "run", "app", "claims", "memory", "plan", "align"]],
+        arg(metavar="{train,generate,world,run,app,claims,memory,plan,align}"),
     ]
     """Which benchmark to run."""
     json: Switch = False
@@ -52,6 +53,9 @@ class BenchOptions:
     """For generate: the GGUF file of a model to generate with, instead of the default sizes."""
     megabytes: Count = 300
     """For memory: the size of each text, in MB."""
+    trl: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """For align: the folder that TRL 1.10.0 was installed in (pip install --no-deps --target FOLDER trl==1.10.0). When
+    not given, the installed TRL if it is that version, else it is installed for the benchmark alone."""
 
 
 def command(arguments: list[str]) -> int:
@@ -92,6 +96,12 @@ def command(arguments: list[str]) -> int:
 
         result = plan.run(progress=lambda line: print(f"bench plan: {line} ...", file=sys.stderr))
         text = plan.text_report(result)
+    elif options.what == "align":
+        from labkit.bench import align
+
+        asked_align = align.AlignBench(trl=options.trl)
+        result = align.run(asked_align, lambda line: print(f"bench align: {line} ...", file=sys.stderr))
+        text = align.text_report(result)
     elif options.what == "claims":
         from labkit.bench import claims
 

@@ -12,11 +12,14 @@ from labkit.configs import NonNegative, check_fields
 from labkit.decoding import Judge
 from labkit.decoding.best import judge_scores
 from labkit.errors import LabError
+from labkit.evaluation.verdicts import chosen_probabilities, verdict_logprobs
 from labkit.model.reward_model import RewardModel
+from labkit.model.transformer import Transformer
 from labkit.text.batch import batch_with_last_token_index
 from labkit.text.chat import decode_reply
+from labkit.text.pairs import PreferencePair
 from labkit.text.tokenizer import Tokenizer
-from labkit.world import Task, World
+from labkit.world import Message, Task, World
 from labkit.world.oracle import gold_score
 
 
@@ -110,6 +113,21 @@ def reward_ensemble(
     Such stages differ by their `seed` (and with `head_std` by their heads), or by what they come after.
     """
     return RewardEnsemble([reward_judge(model, tokenizer, has_end_token) for model in reward_models], combine)
+
+
+@dataclass(frozen=True)
+class GenerativeJudge:
+    """A language model that was trained to write verdicts, by the stage `judge`."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+
+    def probability_first_is_better(self, prompt: Sequence[Message], first: str, second: str) -> float:
+        """The probability of the verdict for `first`, mean over both orders of the answers (Zheng et al. 2023,
+        https://arxiv.org/abs/2306.05685, ask twice against position bias); so 1 less that of the answers exchanged.
+        """
+        logprobs = verdict_logprobs(self.model, self.tokenizer, [PreferencePair(tuple(prompt), first, second)])
+        return float(chosen_probabilities(logprobs).mean())
 
 
 def oracle_judge(world: World, tasks: Mapping[tuple[int, ...], Task], annotator: str, tokenizer: Tokenizer) -> Judge:

@@ -88,6 +88,18 @@ def clipped_weight_surrogate(ratio: Tensor, logprobs: Tensor, advantages: Tensor
     return Surrogate(-weight * advantages * logprobs, ratio > max_weight)
 
 
+def truncated_importance_weights(logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor, *, cap: float) -> Tensor:
+    """By what a token's surrogate is multiplied where another distribution drew it than the one that is trained:
+    [B, T] each -> [B, T] without a gradient, 1 where mask is False.
+
+        weight = min(exp(logprobs - sampler_logprobs), cap)
+
+    logprobs: the trainer's of the policy that wrote the answers; sampler_logprobs: those by which they were drawn. Yao
+    et al. 2025, https://fengyao.notion.site/off-policy-rl; TRL's vllm_importance_sampling_cap, whose default is 2.
+    """
+    return torch.where(mask, logprobs - sampler_logprobs, 0.0).exp().clamp(max=cap).detach()
+
+
 class TokenWeights(NamedTuple):
     """`weights` [B, T], 0 where the mask is False, and `divisor` [], of the weighted sum."""
 

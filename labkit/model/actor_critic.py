@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from labkit.model.prefix_sharing import row_hidden_states
 from labkit.model.reward_model import RewardModel
 from labkit.model.transformer import Transformer
 
@@ -25,9 +26,12 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.actor, self.critic = actor, critic
 
-    def forward(self, inputs: Tensor, next_token_mask: Tensor) -> ActorCriticOutput:
-        """inputs, next_token_mask [B, T]: the inputs and the mask of a Batch."""
-        return ActorCriticOutput(self.actor.hidden_states(inputs), self.critic(inputs, next_token_mask))
+    def forward(self, inputs: Tensor, next_token_mask: Tensor, prefix_sharing: bool = False) -> ActorCriticOutput:
+        """inputs, next_token_mask [B, T]: the inputs and the mask of a Batch. prefix_sharing: see
+        `row_hidden_states`.
+        """
+        x = row_hidden_states(self.actor, inputs, next_token_mask, prefix_sharing)
+        return ActorCriticOutput(x, self.critic(inputs, next_token_mask, prefix_sharing))
 
 
 def actor_of(model: ActorCritic | Transformer) -> Transformer:
@@ -35,8 +39,11 @@ def actor_of(model: ActorCritic | Transformer) -> Transformer:
     return model.actor if isinstance(model, ActorCritic) else model
 
 
-def actor_critic_output(model: ActorCritic | Transformer, inputs: Tensor, next_token_mask: Tensor) -> ActorCriticOutput:
+def actor_critic_output(
+    model: ActorCritic | Transformer, inputs: Tensor, next_token_mask: Tensor, prefix_sharing: bool = False
+) -> ActorCriticOutput:
     """See `ActorCritic.forward`; without a critic every value is 0."""
     if isinstance(model, ActorCritic):
-        return model(inputs, next_token_mask)
-    return ActorCriticOutput(model.hidden_states(inputs), torch.zeros(inputs.shape, device=inputs.device))
+        return model(inputs, next_token_mask, prefix_sharing)
+    x = row_hidden_states(model, inputs, next_token_mask, prefix_sharing)
+    return ActorCriticOutput(x, torch.zeros(inputs.shape, device=inputs.device))

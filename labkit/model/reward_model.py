@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from labkit.model.heads import ScalarHead
 from labkit.model.initial import register_weight_renames
+from labkit.model.prefix_sharing import row_hidden_states
 from labkit.model.transformer import ModelConfig, Transformer
 
 
@@ -35,17 +36,19 @@ class RewardModel(nn.Module):
         """The body's shape."""
         return self.body.config
 
-    def forward(self, tokens: Tensor, next_token_mask: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, next_token_mask: Tensor, prefix_sharing: bool = False) -> Tensor:
         """A number for each token, [B, T], which knows the tokens up to its own: tokens [B, T]; next_token_mask [B, T],
-        True where the *next* token belongs to the answer, as in Batch.
+        True where the *next* token belongs to the answer, as in Batch. prefix_sharing: see `row_hidden_states`.
         """
-        x = self.body.hidden_states(tokens)
+        x = row_hidden_states(self.body, tokens, next_token_mask, prefix_sharing)
         own = self.body.label_logprobs(x[:, :-1], tokens[:, 1:], next_token_mask[:, :-1])  # [B, T - 1]
         means = own.cumsum(-1) / next_token_mask[:, :-1].cumsum(-1).clamp(min=1)
         return self.head(x) + self.logprob_weight * F.pad(means, (1, 0))
 
-    def scores_at(self, tokens: Tensor, next_token_mask: Tensor, last_token_index: Tensor) -> Tensor:
+    def scores_at(
+        self, tokens: Tensor, next_token_mask: Tensor, last_token_index: Tensor, prefix_sharing: bool = False
+    ) -> Tensor:
         """The number at one token of each row, [B]: tokens, next_token_mask [B, T]; last_token_index [B], the places of
         these tokens.
         """
-        return self(tokens, next_token_mask).gather(1, last_token_index.unsqueeze(1)).squeeze(1)
+        return self(tokens, next_token_mask, prefix_sharing).gather(1, last_token_index.unsqueeze(1)).squeeze(1)

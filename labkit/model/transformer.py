@@ -278,6 +278,7 @@ class Transformer(Stack):
         memory: EncoderOutput | None = None,
         token_type_ids: Tensor | None = None,
         documents: Tensor | None = None,
+        branches: Tensor | None = None,
     ) -> Tensor:
         """tokens [B, T] -> the normalised vectors [B, T, D] that the head reads.
 
@@ -285,7 +286,9 @@ class Transformer(Stack):
         is True for real tokens and False for padding, which no later token looks at; padding on the right of a causal
         model needs no mask. With a state the tokens continue what it holds, and it takes them in. memory: what the
         model's encoder made. token_type_ids [B, T]: each token's kind, 0 when not given. documents [B, T]: numbers that
-        change where another of the documents packed into one row begins; none sees another. Raises LabError for more
+        change where another of the documents packed into one row begins; none sees another. branches [B, T]: where a
+        document goes on in several ways, the number of each, from 1, and 0 before; none sees another; attention alone
+        knows them, and needs positions. Raises LabError for more
         tokens than the context when positions are not given (given ones must be below it), for a memory that is missing
         or of no use, and for documents with a state.
         """
@@ -307,7 +310,7 @@ class Transformer(Stack):
             state.append_positions(mask, positions, T)
             keys, key_positions = state.mask[:, : state.length], state.positions[:, : state.length]
         document = None if fresh is None else fresh.cumsum(1)
-        visible = attention_bias(T, key_positions.shape[-1], keys, tokens.device, self.causal, document)
+        visible = attention_bias(T, key_positions.shape[-1], keys, tokens.device, self.causal, document, branches)
         if self.config.window:
             visible = visible + sliding_window_bias(positions, key_positions, self.config.window)
         hides_more = state is not None or mask is not None or document is not None or self.config.window > 0
@@ -389,12 +392,14 @@ def attention_bias(
     device: torch.device,
     causal: bool,
     documents: Tensor | None = None,
+    branches: Tensor | None = None,
 ) -> Tensor:
     """What to add to scores, [T, S] or [B, T, S]: 0 where a query may look at a key, one that is real and, if causal,
     not after it; `MASKED_SCORE` elsewhere.
 
     The T queries are the last T of the S keys; mask [B, S] is True for real keys, None when all are; documents [B, S]
-    number the documents of a packed row, which do not see each other.
+    number the documents of a packed row, which do not see each other; branches [B, S] the branches of each, which do
+    not either, but all see 0.
     """
     visible = torch.ones(queries, keys, dtype=torch.bool, device=device)
     if causal:
@@ -403,6 +408,9 @@ def attention_bias(
         visible = visible & mask.unsqueeze(-2)
     if documents is not None:
         visible = visible & (documents.unsqueeze(-1) == documents.unsqueeze(-2))
+    if branches is not None:
+        key_branches = branches.unsqueeze(-2)
+        visible = visible & ((branches.unsqueeze(-1) == key_branches) | (key_branches == 0))
     return torch.zeros(visible.shape, device=device).masked_fill(~visible, MASKED_SCORE)
 
 

@@ -24,6 +24,7 @@ from labkit.files import read_jsonl, write_jsonl
 from labkit.machine import autocast
 from labkit.model.transformer import Transformer
 from labkit.preferences.choosing import Chooser, LazyChoice, ShownAnswer
+from labkit.preferences.principles import PrincipleJudge, Principles, ProfileJudge, read_answer
 from labkit.text.chat import decode_reply, encode_prompt
 from labkit.text.pairs import PreferencePair, pair_to_row
 from labkit.text.rankings import Ranking, ranking_to_row
@@ -51,7 +52,8 @@ class AnnotationConfig:
     format: pairs, or rankings of all different answers to a prompt, or ratings of each, from 1 to 5. other_annotators:
     profiles who annotate too, each as many prompts as `annotator` in the mean; gold stays that of `annotator`, so that
     where they disagree they are wrong. position_bias, laziness, lazy_choice, rating_noise: what else than values
-    decides, see `labkit.preferences.choosing`.
+    decides, see `labkit.preferences.choosing`. judge: what chooses: the annotator's profile, or in its place written
+    principles, see `labkit.preferences.principles`; gold stays that of `annotator`.
     """
 
     annotator: str = "warm"
@@ -68,8 +70,12 @@ class AnnotationConfig:
     laziness: Share = 0.0
     lazy_choice: LazyChoice = "coin"
     rating_noise: NonNegative = 0.5
+    judge: ProfileJudge | Principles = ProfileJudge()
 
-    added_fields = ("format", "other_annotators", "position_bias", "laziness", "lazy_choice", "rating_noise")
+    added_fields = (
+        *("format", "other_annotators", "position_bias", "laziness", "lazy_choice", "rating_noise"),
+        "judge",
+    )
     older_names = {"num_generations": "samples", "max_new_tokens": "answer_tokens", "keep_ties": "ties"}
 
     def __post_init__(self) -> None:
@@ -78,6 +84,21 @@ class AnnotationConfig:
             raise LabError(
                 "AnnotationConfig: position_bias and lazy_choice are of choices between answers, and with the format "
                 "ratings each is rated by itself. Leave position_bias at 0 and lazy_choice at coin."
+            )
+        if isinstance(self.judge, Principles):
+            self._check_only_principles()
+
+    def _check_only_principles(self) -> None:
+        """Raises LabError for what a judge that follows principles does not do."""
+        if self.format != "pairs":
+            raise LabError(
+                f"AnnotationConfig: Principles choose between two answers, and the format is {self.format}. Set it to "
+                "pairs, or the judge to ProfileJudge."
+            )
+        if self.other_annotators or self.position_bias or self.laziness:
+            raise LabError(
+                "AnnotationConfig: other_annotators, position_bias and laziness are of people, and the judge follows "
+                "Principles, whose mistakes are its noise. Leave them at their defaults."
             )
 
 
@@ -141,8 +162,9 @@ def generate_annotated_pairs(
     Raises LabError for an annotator that the world has not, and when there is nothing to choose between.
     """
     choices = []
+    choose = _pair_chooser(world, config, split, seed)
     for task, shown in _shown_answers(model, tokenizer, world, config, split, num_prompts, seed):
-        for chosen, rejected in shown.chooser.choose_two_by_two(shown.answers, config.keep_ties):
+        for chosen, rejected in choose(task, shown):
             pair = PreferencePair(task.messages, shown.answers[chosen].text, shown.answers[rejected].text)
             choices.append(AnnotatedPair(pair, shown.golds[chosen], shown.golds[rejected]))
     return _some(choices, config, num_prompts)
@@ -197,6 +219,21 @@ class _Shown(NamedTuple):
     chooser: Chooser
     answers: list[ShownAnswer]
     golds: list[float]
+
+
+def _pair_chooser(
+    world: World, config: AnnotationConfig, split: str, seed: int
+) -> Callable[[Task, _Shown], Iterator[tuple[int, int]]]:
+    """What chooses between the answers to a task: the annotator, or a judge that sees their words alone."""
+    if isinstance(config.judge, ProfileJudge):
+        return lambda task, shown: shown.chooser.choose_two_by_two(shown.answers, config.keep_ties)
+    judge = PrincipleJudge(config.judge, random.Random(f"principles {split} {seed}"))
+
+    def choose(task: Task, shown: _Shown) -> Iterator[tuple[int, int]]:
+        read = [read_answer(world, task, answer.text) for answer in shown.answers]
+        return judge.choose_two_by_two(read, config.keep_ties)
+
+    return choose
 
 
 def _shown_answers(

@@ -28,9 +28,15 @@ from labkit.errors import LabError
 from labkit.files import PARTIAL, explain_write_errors, read_json, write_json
 from labkit.machine import describe_machine
 from labkit.model.transformer import Transformer
-from labkit.paths import data_folder
 from labkit.runs.imports import IMPORTED, suggest_imports
-from labkit.runs.inputs import KEPT_TEXTS, WORLD, absolute_input_paths, input_hashes, kept_texts_key, matches_hash
+from labkit.runs.inputs import (
+    KEPT_TEXTS,
+    absolute_input_paths,
+    check_world_unchanged,
+    input_hashes,
+    kept_texts_key,
+    matches_hash,
+)
 from labkit.runs.lock import LOCK_FILE
 from labkit.runs.plan import is_other_run_stage
 from labkit.runs.recipe import Recipe
@@ -123,7 +129,7 @@ class Run:
         located = self.locate_inputs(read)
         run = Run.new_unsaved(path, recipe, other_run_stages_from=self)
         run.imports = list(self.imports)
-        self._check_world()
+        check_world_unchanged(self.path, self.inputs)
         noted = [KEPT_TEXTS, *map(kept_texts_key, copied_stages)] if "text" in read else []
         run.inputs |= {key: self.inputs[key] for key in noted if key in self.inputs}
         for field in read & located.keys():  # from elsewhere, a relative path is another file, or none
@@ -215,7 +221,7 @@ class Run:
                 "or resume with the recipe that it was started with."
             )
         self.input_locations = self.locate_inputs()
-        self._check_world()
+        check_world_unchanged(self.path, self.inputs)
 
     @cached_property
     def input_locations(self) -> dict[str, str]:
@@ -266,13 +272,6 @@ class Run:
             f"{given}, which {self.path} reads ({field}), is missing: there is no {' and no '.join(looked)}. Put it "
             f"back, or give its new path: {go_on}"
         )
-
-    def _check_world(self) -> None:
-        if WORLD in self.inputs and not matches_hash(data_folder() / "world", self.inputs[WORLD]):
-            raise LabError(
-                f"{WORLD} has changed since {self.path} was started, so it cannot be resumed. Put the old files "
-                f"back, or start a new run in another folder."
-            )
 
     def save_recipe(self) -> None:
         value = {
@@ -349,7 +348,7 @@ class Run:
         """The last stage that has a language model. Raises LabError when none has, and where the last that was finished
         has lost its weights.
         """
-        for stage in reversed([stage for stage in self.stages if stage.generates_text]):
+        for stage in reversed([stage for stage in self.stages if stage.generates_text and stage.config.policy]):
             if stage.trained:
                 return stage
             stage.check_weights_are_there()

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
+from labkit.errors import LabError
 from labkit.files import explain_read_errors
 from labkit.paths import data_folder
+from labkit.preferences.principles import Principles
 from labkit.runs.recipe import Recipe
 from labkit.stages.registry import DATA_FIELDS
 from labkit.text.reading.files import find_files
 
 WORLD = "data/world"
 """What the world's files are called among a run's inputs, wherever they lie."""
+PRINCIPLES = "principles.yaml"
+"""The one file among them that only some runs read: those whose judge follows its principles."""
 KEPT_TEXTS = "kept texts"
 """What those texts are called among them that are left of a source once it is cleaned, where they were noted once for
 all stages; see `kept_texts_key`."""
@@ -30,7 +35,20 @@ def input_hashes(recipe: Recipe) -> dict[str, str]:
     Raises LabError for one that may not be read.
     """
     world = {} if recipe.text and recipe.instructions else {WORLD: hash_path(data_folder() / "world")}
+    if isinstance(recipe.annotation.judge, Principles):
+        world[f"{WORLD}/{PRINCIPLES}"] = hash_path(data_folder() / "world" / PRINCIPLES)
     return {name: hash_path(Path(name)) for name in _given(recipe)} | world
+
+
+def check_world_unchanged(run: Path, inputs: Mapping[str, str]) -> None:
+    """Raises LabError for files of the world that are not as they were hashed among the inputs of the run in `run`."""
+    here = {WORLD: data_folder() / "world", f"{WORLD}/{PRINCIPLES}": data_folder() / "world" / PRINCIPLES}
+    changed = next((name for name, at in here.items() if name in inputs and not matches_hash(at, inputs[name])), None)
+    if changed:
+        raise LabError(
+            f"{changed} has changed since {run} was started, so it cannot be resumed. Put the old files back, or start "
+            f"a new run in another folder."
+        )
 
 
 def absolute_input_paths(recipe: Recipe) -> dict[str, str]:
@@ -72,7 +90,8 @@ def _older_hashes(folder: Path) -> list[str]:
 def _files_read(folder: Path) -> list[tuple[str, Path]]:
     """The files of a folder that are read, by their names in it."""
     if folder == data_folder() / "world":
-        return [(file.relative_to(folder).as_posix(), file) for file in sorted(folder.rglob("[!.]*.yaml"))]
+        files = [file for file in sorted(folder.rglob("[!.]*.yaml")) if file.name != PRINCIPLES]
+        return [(file.relative_to(folder).as_posix(), file) for file in files]
     return [(file.name, file.path) for file in find_files(folder).files]
 
 

@@ -402,7 +402,7 @@ def _measure(run: Run, stage: BoundStage, result_model: Transformer | RewardMode
     """The stage's metrics, and its answers to the five prompts that every stage of the run is asked."""
     evaluation, stage_inputs = run.recipe.evaluation, stage.inputs
     metrics = stage.config.evaluate(result_model, stage_inputs, evaluation)
-    if isinstance(result_model, RewardModel):
+    if isinstance(result_model, RewardModel) or not stage.config.policy:
         return {"metrics": metrics}
     known = [data for one in run.recipe.stages.values() if (data := one.eval_data(stage_inputs)) is not None]
     if not known:

@@ -182,7 +182,8 @@ class Recipe:
     @property
     def chat_stages(self) -> list[str]:
         """The stages that leave a language model which answers messages, in order."""
-        return [one.name for one in self.trainable_stages if one.stage.chat and one.stage.leaves == "language model"]
+        policies = [one for one in self.trainable_stages if one.stage.leaves == "language model" and one.stage.policy]
+        return [one.name for one in policies if one.stage.chat]
 
     @property
     def other_run_stages(self) -> list[str]:

@@ -15,6 +15,8 @@ what each token was worth. Then the policy is moved so that what was better than
     clipping          NoClip, ClipRatio, ClipWeight: how far one rollout may move it
     loss_mean         token, answer, constant: how tokens of long and short answers are averaged
     epochs            steps on each rollout
+    off_policy_correction  NoCorrection, TruncatedImportanceSampling: where the sampler is not quite the policy
+    max_kl            steps on a rollout end early once the policy is so far from the one that wrote it
 """
 
 from __future__ import annotations
@@ -22,13 +24,13 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from labkit.configs import Count, NonNegative, Range, check_fields
-from labkit.decoding.filters import COLDEST, HOTTEST
+from labkit.configs import Count, NonNegative, Positive, Range, check_fields
+from labkit.decoding.filters import COLDEST, HOTTEST, Part
 from labkit.errors import LabError
 from labkit.losses import clipped_value_loss, entropy, next_token_loss, token_logprobs
 from labkit.losses.policy import ImportanceLevel, LossMean, importance_ratio, kl_estimate, token_weights
@@ -48,6 +50,7 @@ from labkit.stages.credit import (
 )
 from labkit.stages.doctor import POLICY_GRADIENT_CHECKS
 from labkit.stages.inputs import StageInputs, token_count_metric
+from labkit.stages.off_policy import NoCorrection, OffPolicyCorrection
 from labkit.stages.pretrain import Pretrain
 from labkit.stages.registry import Curve, RolloutSchedule, Stage
 from labkit.stages.rewards import RewardChoice, RewardModelScore
@@ -74,6 +77,13 @@ class PolicyGradientStage(Stage):
     temperature: float
     max_new_tokens: int
     compile_rollouts: bool
+    max_kl: float | None = None
+    sampler_top_p: float = 1.0
+    sampler_precision: str | None = None
+
+    @property
+    def off_policy_correction(self) -> OffPolicyCorrection:
+        return NoCorrection()
 
     @property
     @abstractmethod
@@ -136,6 +146,11 @@ class PolicyGradientStage(Stage):
                 f"{name}: train.compile would recompile the objective for each answer length, which takes minutes; "
                 "leave it off. compile_rollouts compiles the sampling of rollouts."
             )
+        if self.max_kl is not None and self.epochs < 2:
+            raise LabError(
+                f"{name}: max_kl ends the steps on a rollout early, and epochs is 1: there is nothing to end. Raise "
+                "epochs, or set max_kl to None."
+            )
         self.baseline.check(self.num_generations)
         self.reward.check_group(self.num_generations)
 
@@ -181,7 +196,10 @@ class PolicyGradientStage(Stage):
             epochs=self.epochs,
             gradient_accumulation_steps=self.batches_per_rollout,
             precision=train.precision,
+            prefix_sharing=train.prefix_sharing,
             pretraining=Pretrain(train).source(stage_inputs, model) if self.ptx_coef else None,
+            max_kl=self.max_kl,
+            off_policy_correction=self.off_policy_correction,
             **stage_inputs.seed_and_rank_options(),
         )
 
@@ -198,12 +216,15 @@ class PolicyGradientStage(Stage):
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
             compile=self.compile_rollouts,
+            answers_per_reading=self.num_generations if self.train.prefix_sharing else 1,
+            top_p=self.sampler_top_p,
+            precision=self.sampler_precision,
         )
 
     def objective(self, model: Policy, batch: Rollout) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """(the loss of the module's docstring, summed; by what it is divided; what to watch)."""
         mask, actor = batch.mask, actor_of(model)
-        x, values = actor_critic_output(model, batch.inputs, mask)
+        x, values = actor_critic_output(model, batch.inputs, mask, self.train.prefix_sharing)
         logits = actor.logits(x[mask]).unsqueeze(0)  # [1, N, V] of the N tokens of answers
         logits = apply_temperature(logits, self.temperature)
         found = token_logprobs(logits, batch.labels[mask].unsqueeze(0))
@@ -212,7 +233,10 @@ class PolicyGradientStage(Stage):
         ratio = importance_ratio(logprobs, batch.logprobs, mask, self.importance_level)
         surrogate = self.clipping(ratio, logprobs, batch.advantages)
         weights, count = token_weights(mask, self.loss_mean, self.max_new_tokens)
-        loss = (surrogate.loss * weights)[mask].sum()
+        per_token_loss = surrogate.loss
+        if isinstance(batch.importance_weights, Tensor):
+            per_token_loss = per_token_loss * batch.importance_weights
+        loss = (per_token_loss * weights)[mask].sum()
         per_token = self._count_per_token(mask, count)  # for what is averaged over tokens, whatever the loss is
         entropy_sum = entropy(logits).sum() * per_token
         watched = {"clip_fraction": (surrogate.clipped & mask).sum() * per_token}
@@ -302,7 +326,10 @@ class PolicyGradient(PolicyGradientStage):
     ptx_coef: the weight of the language-model loss on the text of pretraining, a batch of train.batch_size rows with
     each step. entropy_coef: the weight of the entropy bonus. temperature, max_new_tokens: how answers are sampled, and
     where they are cut. compile_rollouts: sample with the forward pass compiled: half a minute once, which long answers
-    win back. The others are axes: see the module.
+    win back. max_kl: the nats per token from the policy that wrote a rollout above which it is left for a new one (see
+    `EarlyStop`); None takes all `epochs` steps. sampler_top_p, sampler_precision: draw the answers from the nucleus
+    alone, or in another precision than training's (None: the same; bf16 where the hardware has it), which training does
+    not know of; off_policy_correction: what it does about it. The others are axes: see the module.
     """
 
     train: TrainConfig = TrainConfig()
@@ -320,6 +347,12 @@ class PolicyGradient(PolicyGradientStage):
     temperature: Temperature = 1.0
     max_new_tokens: Count = 40
     compile_rollouts: bool = False
+    max_kl: Positive | None = None
+    off_policy_correction: OffPolicyCorrection = NoCorrection()
+    sampler_top_p: Part = 1.0
+    sampler_precision: Literal["bf16", "fp32"] | None = None
+
+    added_fields = ("max_kl", "off_policy_correction", "sampler_top_p", "sampler_precision")
 
     def __post_init__(self) -> None:
         self.check_settings()

@@ -49,7 +49,7 @@ class PPO(PolicyGradientStage):
     bonus. gamma, lam: see `advantages.gae`. temperature, max_new_tokens: how answers are sampled, and where they are
     cut. compile_rollouts: sample with the forward pass compiled: half a minute once, which long answers win back.
     ptx_coef: the weight of the language-model loss on the text of pretraining. target_kl: the nats per answer that
-    kl_coef is steered to.
+    kl_coef is steered to. max_kl: see `PolicyGradient`; TRL's PPO has none.
     """
 
     train: TrainConfig = TrainConfig()
@@ -67,8 +67,9 @@ class PPO(PolicyGradientStage):
     compile_rollouts: bool = False
     ptx_coef: NonNegative = 0.0
     target_kl: Positive | None = None
+    max_kl: Positive | None = None
 
-    added_fields = ("ptx_coef", "target_kl")
+    added_fields = ("ptx_coef", "target_kl", "max_kl")
     older_names = {
         "kl_coef": "kl",
         "cliprange": "clip",

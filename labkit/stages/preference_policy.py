@@ -17,6 +17,7 @@ from labkit.configs import Range
 from labkit.evaluation.metrics import MetricSpec
 from labkit.losses import PreferenceLoss
 from labkit.machine import autocast, uses_bf16
+from labkit.model.prefix_sharing import row_hidden_states
 from labkit.model.transformer import Transformer
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.doctor import PREFERENCE_CHECKS
@@ -206,7 +207,8 @@ class PairwisePolicy(PreferencePolicy):
 
     def objective(self, model: Transformer, batch: PairBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """(summed loss, how many pairs, sums of what the policy implies of them)."""
-        policy = model.label_logprobs(model.hidden_states(batch.inputs), batch.labels, batch.mask).sum(-1)
+        x = row_hidden_states(model, batch.inputs, batch.mask, self.train.prefix_sharing)
+        policy = model.label_logprobs(x, batch.labels, batch.mask).sum(-1)
         pairs = PairLogprobs(policy, batch.reference_logprobs, batch.mask.sum(-1))
         loss, better, worse = self.preference_loss(pairs)
         chosen, rejected = policy.detach().chunk(2)

@@ -80,10 +80,15 @@ class Ratings:
 
 
 def reward_objective(
-    model: RewardModel, batch: PairBatch, margin_coef: float = 0.0, center_rewards_coefficient: float = 0.0
+    model: RewardModel,
+    batch: PairBatch,
+    margin_coef: float = 0.0,
+    center_rewards_coefficient: float = 0.0,
+    prefix_sharing: bool = False,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """(summed loss, how many pairs, how many of them are ranked as chosen)."""
-    chosen, rejected = model.scores_at(batch.inputs, batch.mask, batch.last_token_index).chunk(2)
+    scores = model.scores_at(batch.inputs, batch.mask, batch.last_token_index, prefix_sharing)
+    chosen, rejected = scores.chunk(2)
     loss, right = pairwise_loss(chosen, rejected, margin_coef * batch.margin)
     if center_rewards_coefficient:
         both = torch.stack((chosen, rejected), 1)
@@ -96,12 +101,16 @@ def reward_objective(
 
 
 def ranking_objective(
-    model: RewardModel, batch: RankingBatch, kind: AllPairs | PlackettLuce, center_rewards_coefficient: float = 0.0
+    model: RewardModel,
+    batch: RankingBatch,
+    kind: AllPairs | PlackettLuce,
+    center_rewards_coefficient: float = 0.0,
+    prefix_sharing: bool = False,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """(summed loss, how many lists or choices, the share of pairs that are ranked as in the lists, as often as these
     count).
     """
-    scores = model.scores_at(batch.inputs, batch.mask, batch.last_token_index)[batch.rows]
+    scores = model.scores_at(batch.inputs, batch.mask, batch.last_token_index, prefix_sharing)[batch.rows]
     loss = all_pairs_loss if isinstance(kind, AllPairs) else plackett_luce_loss
     loss_sum, count, correct = loss(scores, batch.present)
     if center_rewards_coefficient:
@@ -245,8 +254,8 @@ class RewardModeling(Stage):
         if isinstance(self.loss, Ratings):
             return rating_objective(model, batch)
         if isinstance(self.loss, BradleyTerry):
-            return reward_objective(model, batch, self.loss.margin_coef, center)
-        return ranking_objective(model, batch, self.loss, center)
+            return reward_objective(model, batch, self.loss.margin_coef, center, self.train.prefix_sharing)
+        return ranking_objective(model, batch, self.loss, center, self.train.prefix_sharing)
 
     def flops(self, model: RewardModel, tokens: float) -> float:
         return tokens * model.body.training_flops_per_token(self.train.max_length)

@@ -14,11 +14,15 @@ from torch.nn import functional as F
 from labkit.decoding.best import judge_scores
 from labkit.errors import LabError
 from labkit.losses.advantages import Advantages
+from labkit.losses.policy import kl_estimate
 from labkit.machine import all_reduce_sum, autocast, float_for_sums, uses_bf16
 from labkit.model.actor_critic import ActorCritic, actor_critic_output, actor_of
+from labkit.model.prefix_sharing import row_hidden_states
 from labkit.model.transformer import Transformer
 from labkit.preferences.prompts import IndexedPrompts
 from labkit.stages.credit import Credit, ScoredAnswers, ValueModel
+from labkit.stages.early_stop import EarlyStop
+from labkit.stages.off_policy import OffPolicyCorrection, importance_weights, mismatch_metrics
 from labkit.stages.rewards import RewardOfSamples
 from labkit.stages.sampling import Sampler, Samples
 from labkit.text.batch import Batch
@@ -40,7 +44,8 @@ class Rollout(NamedTuple):
     tokens; with a critic explained_variance: how much of the returns' variance it predicted; with several answers to a
     prompt frac_reward_zero_std: of the prompts, how many of whose answers all got the same reward; reward_std: the
     deviation of the reward, with N; reward_length_correlation: Spearman's, of the reward and the length of the answers
-    of a batch (of each process by itself). pretraining: rows of text to be mixed in, or none.
+    of a batch (of each process by itself); sampler_kl, importance_weight: see `off_policy.mismatch_metrics`.
+    pretraining: rows of text to be mixed in, or none. importance_weights [B, T]: of each token's surrogate, or none.
     """
 
     inputs: Tensor
@@ -53,12 +58,13 @@ class Rollout(NamedTuple):
     reference_logprobs: Tensor
     metrics: dict[str, Tensor]
     pretraining: Batch | tuple[()] = ()
+    importance_weights: Tensor | tuple[()] = ()
 
 
-_PER_TOKEN = Rollout._fields[:-2]
+_PER_TOKEN = Rollout._fields[:-3]
 _METRICS = (
     *("reward", "gold", "kl", "length", "explained_variance", "frac_reward_zero_std"),
-    *("reward_std", "reward_length_correlation"),
+    *("reward_std", "reward_length_correlation", "sampler_kl", "importance_weight"),
 )
 
 
@@ -68,7 +74,14 @@ def _from_state(state: dict[str, Any], ending: str) -> Rollout:
     """
     given = {"reference_logprobs" + ending: state["logprobs" + ending]} | state
     tensors: dict[str, Any] = {name: given[name + ending] for name in _PER_TOKEN}
+    tensors["importance_weights"] = state.get("importance_weights" + ending, ())
     return Rollout(**tensors, metrics={name: state[name + ending] for name in _METRICS if name + ending in state})
+
+
+def _split(state: dict[str, Any], prefix: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What stands under a prefix, without it; and the rest."""
+    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    return own, {name: value for name, value in state.items() if not name.startswith(prefix)}
 
 
 def check_batch_size(batch_size: int, num_generations: int, world_size: int) -> None:
@@ -87,7 +100,7 @@ class RolloutSource:
     Batch n reads the prompts n P … n P + P - 1 with P = batch_size / num_generations, and draws from (seed, n), so that
     what is written depends on the weights alone. What a stop would lose is the batches between their first use and
     their last, and what credit has learnt of earlier ones: that is the state. pretraining: a source that holds no
-    state, of whose text a batch goes with each step's.
+    state, of whose text a batch goes with each step's. prefix_sharing: see `TrainConfig`. max_kl: see `EarlyStop`.
     """
 
     def __init__(
@@ -103,7 +116,10 @@ class RolloutSource:
         epochs: int,
         gradient_accumulation_steps: int = 1,
         precision: str,
+        prefix_sharing: bool = False,
         pretraining: BatchSource | None = None,
+        max_kl: float | None = None,
+        off_policy_correction: OffPolicyCorrection,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -111,16 +127,23 @@ class RolloutSource:
         check_batch_size(batch_size, num_generations, world_size)
         self.prompts, self.sampler, self.reward, self.credit = prompts, sampler, reward, credit
         self.pretraining = pretraining
+        self.early_stop = EarlyStop(max_kl, epochs, gradient_accumulation_steps) if max_kl is not None else None
         device = accelerator().device
         self.reference = make_parallel_eval_engine(reference, device, uses_bf16(precision, device))
         self.batch_size, self.num_generations, self.epochs = batch_size, num_generations, epochs
         self.batches_a_step = gradient_accumulation_steps
         self.precision, self.seed, self.rank, self.world_size = precision, seed, rank, world_size
+        self.prefix_sharing = prefix_sharing
+        self.off_policy_correction, self.sampler_precision = off_policy_correction, sampler.precision or precision
+        in_bf16 = [uses_bf16(one, device) for one in (precision, self.sampler_precision)]
+        self.sampler_differs = sampler.top_p < 1 or in_bf16[0] != in_bf16[1]
         self.kept: list[Rollout] = []
 
     def next_batch(self, model: Policy, step: int) -> Rollout:
         """The batch of this number; a step of `fit` asks for `batches_a_step` of them, one after another."""
         iteration, within = divmod(step, self.epochs * self.batches_a_step)
+        if self.early_stop and (self.kept or not step):
+            iteration, within = self.early_stop.place(step, lambda: self._kl_since_rollout(model))
         if within == 0:
             self.kept = self.generate_batches(model, iteration)
         if not self.kept:
@@ -129,6 +152,8 @@ class RolloutSource:
                 "as saved the checkpoint, or train the stage again (--again)."
             )
         batch = self.kept[within % self.batches_a_step]
+        if self.early_stop:
+            batch = batch._replace(metrics=batch.metrics | self.early_stop.metrics(batch.inputs.device))
         if self.pretraining is None:
             return batch
         return batch._replace(pretraining=self.pretraining.next_batch(model, step).to(batch.inputs.device))
@@ -140,12 +165,18 @@ class RolloutSource:
             kept |= {name + ending: value for name, value in zip(_PER_TOKEN, rollout, strict=False)}
             # Batches that were drawn together share their means; a checkpoint holds no tensor twice.
             kept |= {name + ending: value.clone() for name, value in rollout.metrics.items()}
+            if isinstance(rollout.importance_weights, Tensor):
+                kept["importance_weights" + ending] = rollout.importance_weights
+        if self.early_stop:
+            kept |= {f"early_stop.{name}": value for name, value in self.early_stop.state_dict().items()}
         return kept | {f"credit.{name}": value for name, value in self.credit.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        of_credit = {name: value for name, value in state.items() if name.startswith("credit.")}
-        self.credit.load_state_dict({name.removeprefix("credit."): value for name, value in of_credit.items()})
-        state = {name: value for name, value in state.items() if name not in of_credit}
+        of_credit, state = _split(state, "credit.")
+        self.credit.load_state_dict(of_credit)
+        of_early_stop, state = _split(state, "early_stop.")
+        if self.early_stop and of_early_stop:
+            self.early_stop.load_state_dict(of_early_stop)
         parts = range(self.batches_a_step if state else 0)
         if state and f"inputs.{self.batches_a_step - 1}" not in state and self.batches_a_step > 1:
             raise LabError(
@@ -184,6 +215,13 @@ class RolloutSource:
             del means["explained_variance"]
         if self.num_generations == 1:
             del means["frac_reward_zero_std"]
+        weights: list[Tensor | tuple[()]] = [()] * len(written)
+        if self.sampler_differs:
+            masks, logprobs = [one.mask for one in scored], [one.logprobs for one in scored]
+            drawn = [self._sampler_logprobs(model, samples.batch) for samples in written]
+            rows = zip(logprobs, drawn, masks, strict=True)
+            weights = [importance_weights(self.off_policy_correction, *row) for row in rows]
+            means |= mismatch_metrics(logprobs, drawn, masks, weights)
         return [
             Rollout(
                 *samples.batch,
@@ -193,9 +231,25 @@ class RolloutSource:
                 credit.returns,
                 one.reference_logprobs,
                 means,
+                importance_weights=weight,
             )
-            for samples, one, credit in zip(written, scored, credited, strict=True)
+            for samples, one, credit, weight in zip(written, scored, credited, weights, strict=True)
         ]
+
+    @torch.no_grad()
+    def _kl_since_rollout(self, model: Policy) -> float:
+        """How far the policy has moved from what it was when it wrote the answers: nats per token, the mean of k3 over
+        the tokens of a step and all processes.
+        """
+        sums = torch.zeros(2, device=_device(model))
+        for batch in self.kept:
+            with autocast(_device(model), self.precision):
+                x, _ = actor_critic_output(model, batch.inputs, batch.mask)
+                logprobs = self.sampler.completion_logprobs(actor_of(model), x, batch)
+            kl = kl_estimate(batch.logprobs, logprobs, "k3")[batch.mask]
+            sums += torch.stack([kl.float().sum(), batch.mask.sum().float()])
+        nats, tokens = all_reduce_sum(sums).tolist()
+        return nats / tokens
 
     def _indices(self, batch: int) -> list[int]:
         """Of the prompts of this process, each as often as it is answered."""
@@ -208,19 +262,24 @@ class RolloutSource:
         first = batch * (self.batch_size // samples)
         asked = [self.prompts.prompt_ids(index) for index in indices]
         places = [(index - first) * samples + at % samples for at, index in enumerate(indices)]
-        # In training's precision: on the first step of a rollout the ratio of probabilities is then 1.
-        with autocast(_device(model), self.precision), gather_full_parameters(actor_of(model)):
+        # In training's precision, but where told otherwise: the trainer's probabilities are then those of the draws.
+        with autocast(_device(model), self.sampler_precision), gather_full_parameters(actor_of(model)):
             written = self.sampler.sample(actor_of(model), asked, self._uniform_draws(batch)[places])
         return written._replace(batch=written.batch.to(_device(model)))
 
     def _scored(self, model: Policy, number: int, samples: Samples) -> ScoredAnswers:
         device, batch = _device(model), samples.batch
         with autocast(device, self.precision):
-            x, values = actor_critic_output(model, batch.inputs, batch.mask)
+            x, values = actor_critic_output(model, batch.inputs, batch.mask, self.prefix_sharing)
             logprobs = self.sampler.completion_logprobs(actor_of(model), x, batch)
             reference_logprobs = self.reference.call_with_weights(self._logprobs, batch)
             scores = torch.tensor(self._rewards(number, samples), device=device)
         return ScoredAnswers(scores, logprobs, reference_logprobs, values, batch.mask)
+
+    def _sampler_logprobs(self, model: Policy, batch: Batch) -> Tensor:
+        actor = actor_of(model)
+        with autocast(_device(model), self.sampler_precision):
+            return self.sampler.sampler_logprobs(actor, actor.hidden_states(batch.inputs), batch)
 
     def _rewards(self, number: int, samples: Samples) -> list[float]:
         return judge_scores(
@@ -228,7 +287,8 @@ class RolloutSource:
         )
 
     def _logprobs(self, model: Transformer, batch: Batch) -> Tensor:
-        return self.sampler.completion_logprobs(model, model.hidden_states(batch.inputs), batch)
+        x = row_hidden_states(model, batch.inputs, batch.mask, self.prefix_sharing)
+        return self.sampler.completion_logprobs(model, x, batch)
 
     def _gold(self, batch: int, samples: Samples) -> list[float]:
         answers = [without_end_token(self.sampler.tokenizer, drawn) for drawn in samples.completions]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from labkit.decoding import Temperature, generate
 from labkit.decoding.compiled import CompiledGenerator, supports_compiled_generation
+from labkit.decoding.filters import Filter, TopP, filter_logits
 from labkit.losses import token_logprobs
 from labkit.model.transformer import Transformer
 from labkit.text.batch import Batch, batch_with_last_token_index
@@ -59,14 +60,28 @@ class Samples(NamedTuple):
 class Sampler:
     """Draws answers of at most `max_new_tokens` tokens at a temperature, for rows of `max_length`.
 
-    compile: by the compiled writer, which writes the same, where the model can be compiled.
+    compile: by the compiled writer, which writes the same, where the model can be compiled. answers_per_reading: how
+    many of the prompts, one after another, are the same one and are read once. top_p, precision: how tokens are drawn,
+    where that differs from what is trained: from the nucleus alone, in another precision than training's.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, *, max_length: int, max_new_tokens: int, temperature: float, compile: bool = False
+        self,
+        tokenizer: Tokenizer,
+        *,
+        max_length: int,
+        max_new_tokens: int,
+        temperature: float,
+        compile: bool = False,
+        answers_per_reading: int = 1,
+        top_p: float = 1.0,
+        precision: str | None = None,
     ):
+        self.answers_per_reading = answers_per_reading
         self.tokenizer, self.max_length, self.max_new_tokens = tokenizer, max_length, max_new_tokens
         self.temperature, self.compile = temperature, compile
+        self.top_p, self.precision = top_p, precision
+        self.filters: list[Filter] = [Temperature(temperature), *([TopP(top_p)] if top_p < 1 else [])]
         self.writer: CompiledGenerator | None = None
 
     def sample(self, model: Transformer, prompts: Sequence[Sequence[int]], uniform_draws: Tensor) -> Samples:
@@ -79,15 +94,26 @@ class Sampler:
         batch, _ = batch_with_last_token_index(rows, self.max_length, self.tokenizer.pad_token_id)
         return Samples(prompts, drawn, batch)
 
-    def completion_logprobs(self, model: Transformer, hidden_states: Tensor, batch: Batch) -> Tensor:
+    def completion_logprobs(self, model: Transformer, hidden_states: Tensor, batch: CompletionRows) -> Tensor:
         """Log-probability of each token of the answers under the distribution that it is drawn from: `model` at the
         sampler's temperature. hidden_states [B, T, D] of `model.hidden_states` -> [B, T] nats; 0 where the mask is
         False.
         """
         return completion_logprobs(model, hidden_states, batch, self.temperature)
 
+    def sampler_logprobs(self, model: Transformer, hidden_states: Tensor, batch: CompletionRows) -> Tensor:
+        """As `completion_logprobs`, under the distribution that tokens were really drawn from: that of the nucleus, in
+        the precision of these hidden states. A token that was drawn is in the nucleus, whatever rounding says.
+        """
+        mask = batch.mask
+        logits, labels = model.logits(hidden_states[mask]).float(), batch.labels[mask].unsqueeze(-1)
+        logits = logits / self.temperature
+        kept = filter_logits(self.filters[1:], logits)
+        kept = kept.scatter(-1, labels, logits.gather(-1, labels))
+        found = token_logprobs(kept.unsqueeze(0), labels.view(1, -1))
+        return found.new_zeros(mask.shape).masked_scatter(mask, found)
+
     def _drawn(self, model: Transformer, prompts: Sequence[Sequence[int]], uniform_draws: Tensor) -> list[list[int]]:
-        filters = [Temperature(self.temperature)]
         options: dict[str, Any] = {
             "max_new_tokens": self.max_new_tokens,
             "stop_ids": self.tokenizer.stop_ids,
@@ -95,7 +121,17 @@ class Sampler:
             "keep_stop": True,
         }
         if not (self.compile and supports_compiled_generation(model)):
-            return generate(model, prompts, filters=filters, batch_size=len(prompts), **options)
+            options["uniform_draws"] = uniform_draws.view(-1, self.answers_per_reading, self.max_new_tokens)
+            return generate(
+                model,
+                prompts[:: self.answers_per_reading],
+                filters=self.filters,
+                batch_size=len(prompts),
+                num_return_sequences=self.answers_per_reading,
+                **options,
+            )
         if self.writer is None or self.writer.model is not model:
-            self.writer = CompiledGenerator(model, batch_size=len(prompts), max_length=self.max_length, filters=filters)
+            self.writer = CompiledGenerator(
+                model, batch_size=len(prompts), max_length=self.max_length, filters=self.filters
+            )
         return self.writer.generate(prompts, **options)

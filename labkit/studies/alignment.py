@@ -3,9 +3,10 @@
     labkit study alignment --seeds 0 1 2 --methods ppo grpo dpo
 
 A seed is a run of its own: tokenizer, pretraining, fine-tuning and reward model once, then each method from the same
-fine-tuned model. Each policy and that model answer the same held-out prompts, greedily, and the oracle scores both
-answers to a prompt: gain in gold, win rate, right answers. The prompts are the run's own, so the spread of seeds holds
-that of prompts, too. A method is called better than another only outside the spread of seeds: see
+fine-tuned model. A method whose pairs another judge labels, as dpo-rlaif, has a second run, seed-N-rlaif, that begins
+with copies of the first two stages. Each policy and that model answer the same held-out prompts, greedily, and the
+oracle scores both answers to a prompt: gain in gold, win rate, right answers. The prompts are the run's own, so the
+spread of seeds holds that of prompts, too. A method is called better than another only outside the spread of seeds: see
 `labkit.studies.seeds`.
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,15 +29,18 @@ from labkit.reporting.terminal import align_columns
 from labkit.runs.folder import Run
 from labkit.runs.prepare import prepare_inputs
 from labkit.runs.recipe import Recipe
+from labkit.runs.stage_folder import StageFolder
 from labkit.stages import StageInputs
 from labkit.studies.measuring import MAX_NEW_TOKENS, Arrays, Asked, ask, kept_arrays, kl_of_answers, sampled_answers
-from labkit.studies.methods import BASE, method_names, method_stage_name, recipe_of_methods
+from labkit.studies.methods import BASE, RELABELLED, method_names, method_stage_name, recipe_of_methods
 from labkit.studies.options import AlignmentStudy
 from labkit.studies.seeds import FORMULA, SeedComparison, compare_over_seeds, summarize_seeds
 from labkit.studies.training import train_stages
 from labkit.text.chat import without_end_token
 from labkit.text.tokenizer import Tokenizer
 
+SHARED = ("pretrain", "sft")
+"""The stages that a run with another judge begins with copies of."""
 LARGEST_FALL = 0.02
 """Of right answers, in any seed, that is not said."""
 
@@ -65,12 +69,9 @@ def run(
     """
     found: dict[str, list[dict[str, float]]] = {method: [] for method in chosen_methods(config)}
     for seed in config.seeds:
-        folder = config.folder / f"seed-{seed}"
-        progress(f"{folder} ...")
-        stages = [*BASE, *(method_stage_name(method) for method in chosen_methods(config))]
-        opened = train_stages(dataclasses.replace(recipe, seed=seed), folder, stages)
-        progress(f"{folder}: answers to {count_with_noun(config.prompts, 'held-out prompt')} ...")
-        for method, metrics in measure_seed(opened, config).items():
+        runs = train_seed(config, dataclasses.replace(recipe, seed=seed), progress)
+        progress(f"seed {seed}: answers to {count_with_noun(config.prompts, 'held-out prompt')} ...")
+        for method, metrics in measure_seed(runs, config).items():
             found[method].append(metrics)
     result = {
         "preset": config.preset,
@@ -87,8 +88,32 @@ def run(
     return result
 
 
-def measure_seed(run: Run, config: AlignmentStudy) -> dict[str, dict[str, float]]:
-    """{METHOD: metrics} of one seed's finished run."""
+def train_seed(config: AlignmentStudy, recipe: Recipe, progress: Callable[[str], object]) -> dict[str, Run]:
+    """The finished run of each method, all from copies of one fine-tuned model."""
+    methods, folder, runs = chosen_methods(config), config.folder / f"seed-{recipe.seed}", {}
+    own = [method for method in methods if method not in RELABELLED]
+    progress(f"{folder} ...")
+    base = train_stages(recipe_of(recipe, own), folder, [*BASE, *map(method_stage_name, own)])
+    for method in methods:
+        runs[method] = base
+        if method in RELABELLED:
+            labels = dataclasses.replace(recipe.annotation, judge=RELABELLED[method])
+            relabelled = dataclasses.replace(recipe_of(recipe, [method]), annotation=labels)
+            folder = config.folder / f"seed-{recipe.seed}-{method.partition('-')[2]}"
+            progress(f"{folder} ...")
+            runs[method] = train_stages(relabelled, folder, [*BASE, method_stage_name(method)], base, SHARED)
+    return runs
+
+
+def recipe_of(recipe: Recipe, methods: Sequence[str]) -> Recipe:
+    """The recipe with the stages that these methods share, and theirs, alone."""
+    kept = {*BASE, *map(method_stage_name, methods)}
+    return dataclasses.replace(recipe, plan=tuple(one for one in recipe.plan if one.name in kept))
+
+
+def measure_seed(runs: Mapping[str, Run], config: AlignmentStudy) -> dict[str, dict[str, float]]:
+    """{METHOD: metrics} of one seed's finished runs, by their methods."""
+    run = next(iter(runs.values()))
     inputs = prepare_inputs(run)
     asked = ask(inputs, config.prompts, MAX_NEW_TOKENS)
     reference = run.model("sft")
@@ -98,17 +123,19 @@ def measure_seed(run: Run, config: AlignmentStudy) -> dict[str, dict[str, float]
         "annotator": inputs.annotator,
         "sft": run.stage("sft").weights_hash,
     }
-    kept = run.path / "study-alignment"
-    before = kept_arrays(kept / "sft.safetensors", key, lambda: measure_policy(reference, None, inputs, asked))
+    before = kept_arrays(
+        run.path / "study-alignment" / "sft.safetensors", key, lambda: measure_policy(reference, None, inputs, asked)
+    )
     found = {}
-    for method in chosen_methods(config):
-        stage = run.stage(method_stage_name(method))
+    for method, trained in runs.items():
+        stage = trained.stage(method_stage_name(method))
 
-        def measured(method_stage: str = stage.name) -> Arrays:
-            return measure_policy(run.model(method_stage), reference, inputs, asked)
+        def measured(stage: StageFolder = stage) -> Arrays:
+            return measure_policy(stage.model(), reference, inputs, asked)
 
         key_of_stage = key | {"policy": stage.weights_hash}
-        after = kept_arrays(kept / f"{stage.name}.safetensors", key_of_stage, measured)
+        kept = trained.path / "study-alignment" / f"{stage.name}.safetensors"
+        after = kept_arrays(kept, key_of_stage, measured)
         assert stage.result is not None
         found[method] = paired_metrics(after, before) | {
             "seconds": stage.result["seconds"],

@@ -24,7 +24,7 @@ from labkit.runs.folder import Run
 from labkit.runs.prepare import prepare_inputs
 from labkit.runs.recipe import Recipe
 from labkit.studies.measuring import MAX_NEW_TOKENS, Arrays, Asked, ask, kept_arrays
-from labkit.studies.methods import BASE, method_stage_name, recipe_of_methods
+from labkit.studies.methods import BASE, method_stage_name, recipe_of_methods, refuse_relabelled
 from labkit.studies.options import AnnotatorsStudy
 from labkit.studies.seeds import summarize_seeds
 from labkit.studies.training import train_stages
@@ -37,6 +37,7 @@ def study_recipe(config: AnnotatorsStudy, preset: Recipe) -> Recipe:
     """The preset's recipe with the study's method. Raises LabError for what is no method, and for one annotator."""
     if len(set(config.annotators)) < 2:
         raise LabError("study annotators compares two: --annotators concise thorough")
+    refuse_relabelled(config.method)
     evaluation = dataclasses.replace(preset.evaluation, policy_prompts=config.prompts)
     return recipe_of_methods(dataclasses.replace(preset, evaluation=evaluation), [config.method])
 

@@ -2,7 +2,7 @@
 
 Every kind of stage that leaves a policy is a method under its own name, trained as the preset suggests; beside them
 stand named settings, as RLVR, and every name with a suffix that `--plan` takes too: dpo-strict, whose flags are
---dpo-strict.beta and so on.
+--dpo-strict.beta and so on. dpo-rlaif is DPO on pairs that a judge labels by written principles, not the annotator.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from labkit.errors import LabError
+from labkit.preferences.principles import Principles
 from labkit.runs.plan import PlannedStage, parse_plan
 from labkit.runs.presets import plan_templates
 from labkit.runs.recipe import Recipe
@@ -26,12 +27,23 @@ NAMED_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "rejectionsampling-random": ("rejectionsampling-random", {"selection": "random"}),
 }
 """Methods that are a stage with other settings: the stage's name in the plan, and the settings."""
+RELABELLED: dict[str, Principles] = {"dpo-rlaif": Principles()}
+"""Methods that learn from the labels of another judge, in a run of their own, as a run's pairs have one judge."""
 
 
 def method_names() -> list[str]:
     """All methods: those that sample, those that do not, and named settings of them."""
     policies = {kind: stage for kind, stage in STAGES.items() if stage.reads == "preferences" and _leaves_policy(kind)}
-    return [*sorted(policies, key=lambda kind: (not policies[kind].online, kind)), *NAMED_SETTINGS]
+    return [*sorted(policies, key=lambda kind: (not policies[kind].online, kind)), *NAMED_SETTINGS, *RELABELLED]
+
+
+def refuse_relabelled(method: str) -> None:
+    """Raises LabError for a method with another judge, where all methods of a study learn from the same labels."""
+    if method in RELABELLED:
+        raise LabError(
+            f"{method} has labels of its own: compare it by labkit study alignment. Here, set "
+            f"--annotation.judge Principles with --method {method.partition('-')[0]}."
+        )
 
 
 def method_stage_name(method: str) -> str:
@@ -64,4 +76,4 @@ def recipe_of_methods(recipe: Recipe, methods: Iterable[str]) -> Recipe:
 
 
 def _leaves_policy(kind: str) -> bool:
-    return STAGES[kind].leaves == "language model"
+    return STAGES[kind].leaves == "language model" and STAGES[kind].policy

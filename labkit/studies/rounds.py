@@ -30,7 +30,7 @@ from labkit.runs.plan import PlannedStage
 from labkit.runs.prepare import prepare_inputs
 from labkit.runs.recipe import Recipe
 from labkit.studies.measuring import MAX_NEW_TOKENS, Arrays, ask, kept_arrays
-from labkit.studies.methods import BASE, method_stage_name, recipe_of_methods
+from labkit.studies.methods import BASE, method_stage_name, recipe_of_methods, refuse_relabelled
 from labkit.studies.options import RoundsStudy
 from labkit.studies.seeds import compare_over_seeds, summarize_seeds
 from labkit.studies.training import train_stages
@@ -43,6 +43,7 @@ SEED_OF_ROUND = 1000
 
 def study_recipe(config: RoundsStudy, preset: Recipe) -> Recipe:
     """The recipe of the first round: the preset's with the study's method, and the control beside it."""
+    refuse_relabelled(config.method)
     evaluation = dataclasses.replace(preset.evaluation, policy_prompts=config.prompts)
     method = method_stage_name(config.method)
     recipe = recipe_of_methods(dataclasses.replace(preset, evaluation=evaluation), [config.method])

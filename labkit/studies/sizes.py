@@ -26,7 +26,7 @@ from labkit.runs.folder import Run
 from labkit.runs.prepare import prepare_inputs
 from labkit.runs.recipe import Recipe
 from labkit.studies.measuring import MAX_NEW_TOKENS, Arrays, ask, kept_arrays
-from labkit.studies.methods import BASE, method_stage_name, recipe_of_methods
+from labkit.studies.methods import BASE, method_stage_name, recipe_of_methods, refuse_relabelled
 from labkit.studies.options import SizesStudy
 from labkit.studies.seeds import summarize_seeds
 from labkit.studies.training import train_stages
@@ -37,6 +37,7 @@ HEAD_WIDTH = 64
 
 def study_recipe(config: SizesStudy, preset: Recipe) -> Recipe:
     """The preset's recipe with the study's method; its model is replaced by each size's."""
+    refuse_relabelled(config.method)
     evaluation = dataclasses.replace(preset.evaluation, policy_prompts=config.prompts)
     return recipe_of_methods(dataclasses.replace(preset, evaluation=evaluation), [config.method])
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit.configs import Count, CountOrNone, NonNegative, Range, check_fields, to_dict
+from labkit.errors import LabError
 from labkit.training.optimizer import MuonAdamW, cosine_schedule, muon_parameter_names, warmup_stable_decay
 
 Objective = Callable[[Any, Any], tuple[Tensor, Tensor, dict[str, Tensor]]]
@@ -51,6 +52,8 @@ class TrainConfig:
         compile: compile model and loss (15-60 s once, then 1.3-1.8 x faster).
         checkpoint_every: steps between checkpoints; 0 saves at the end only.
         evaluate_every: steps between calls of `evaluate`; 0 never.
+        prefix_sharing: where a step reads answers to prompts, compute each prompt once for all its answers, and pack
+            what is left into full rows; results differ in their last bits.
     """
 
     steps: Count = 1000
@@ -69,7 +72,9 @@ class TrainConfig:
     compile: bool = False
     checkpoint_every: CountOrNone = 200
     evaluate_every: CountOrNone = 0
+    prefix_sharing: bool = False
 
+    added_fields = ("prefix_sharing",)
     older_names = {
         "batch_size": "rows",
         "max_length": "length",
@@ -83,6 +88,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.compile and self.prefix_sharing:
+            raise LabError(
+                "TrainConfig: with prefix_sharing the shape of the rows changes from step to step, and compile would "
+                "compile each anew. Leave one of them off."
+            )
 
     @property
     def total_tokens(self) -> int:

@@ -55,6 +55,8 @@ NAMES = {
     "gold score": "真实得分",
     "unsupported answers": "无依据的回答",
     "preference accuracy": "偏好准确率",
+    "preference accuracy of the reward model": "奖励模型的偏好准确率",
+    "verdicts that depend on the order": "随顺序改变的判断",
     "preference accuracy by length": "仅凭长度的偏好准确率",
     "log-probability of the chosen answers": "被选回答的对数概率",
     "log-probability of the rejected answers": "被拒回答的对数概率",

@@ -14,6 +14,7 @@ from labkit.losses.policy import (
     importance_ratio,
     kl_estimate,
     token_weights,
+    truncated_importance_weights,
 )
 from tests.trl_source import NEW, between, parsed, run
 
@@ -123,3 +124,14 @@ def test_cispos_loss_is_trls(rollout):
     found = clipped_weight_surrogate(ratio, rollout.new, advantages, max_weight=1.3)
     close(theirs, found.loss)
     assert found.clipped.any() and not found.clipped.all()
+
+
+def test_truncated_importance_weights_are_trls(rollout):
+    code = between(parsed("trainer/grpo_trainer.py"), "importance_sampling_ratio", "importance_sampling_ratio")
+    trainer = SimpleNamespace(vllm_importance_sampling_cap=1.2)
+    theirs = run(code, self=trainer, old_per_token_logps=rollout.new, sampling_per_token_logps=rollout.old)[
+        "importance_sampling_ratio"
+    ]
+    found = truncated_importance_weights(rollout.new, rollout.old, rollout.mask, cap=1.2)
+    close(theirs[rollout.mask], found[rollout.mask])
+    assert (found[~rollout.mask] == 1).all() and (found == torch.tensor(1.2)).any()

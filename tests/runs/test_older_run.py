@@ -39,7 +39,8 @@ def test_it_is_read_as_what_it_was(older):
 
 def test_it_is_resumed_where_it_was_stopped(older, monkeypatch):
     """Its fourth step is on the rollout that was kept; it had this loss where it was never stopped, too."""
-    monkeypatch.setattr("labkit.runs.folder.Run._check_world", lambda run: None)  # the world may change, this must not
+    # The world may change, this must not.
+    monkeypatch.setattr("labkit.runs.folder.check_world_unchanged", lambda run, inputs: None)
     list(run(Run.open(older).recipe, older, ["ppo"], resume=True))
     records = Run.open(older).stage("ppo").step_records
     assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]

@@ -239,7 +239,7 @@ def test_ppo_raises_the_reward(stage_inputs):
     reward_model.logprob_weight.data.fill_(0.0)  # it says nothing of even tokens
 
     class Counts(RewardModel):
-        def scores_at(self, tokens, mask, ends):
+        def scores_at(self, tokens, mask, ends, prefix_sharing=False):
             places = torch.arange(tokens.shape[1])
             return ((tokens % 2 == 0) & (places > ends[:, None] - 10)).float().sum(-1)
 

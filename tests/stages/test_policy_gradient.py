@@ -239,7 +239,7 @@ def test_an_ensemble_combines_the_reward_models_of_several_stages(stage_inputs):
             super().__init__(body)
             self.given = score
 
-        def scores_at(self, tokens, mask, ends):
+        def scores_at(self, tokens, mask, ends, prefix_sharing=False):
             return torch.full((len(tokens),), self.given)
 
     def member(name: str) -> RewardModel:

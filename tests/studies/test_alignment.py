@@ -8,12 +8,15 @@ import pytest
 
 from labkit.commands.main import main
 from labkit.errors import LabError
+from labkit.preferences.principles import Principles, ProfileJudge
 from labkit.runs import pipeline
 from labkit.runs.extend import extend_run
 from labkit.runs.folder import Run
 from labkit.stages.rewards import Verifier
 from labkit.studies import alignment as study
+from labkit.studies import annotators
 from labkit.studies.methods import method_names, recipe_of_methods
+from labkit.studies.options import AnnotatorsStudy
 from tests.tiny_study import study_preset
 
 METHODS = ("ppo", "dpo")
@@ -65,6 +68,30 @@ def test_what_is_finished_is_not_made_again_and_methods_can_be_added(made, monke
     assert list(opened.recipe.stages) == ["pretrain", "sft", "reward", "ppo", "dpo", "grpo-rlvr"]
     assert opened.recipe.stages["grpo-rlvr"].reward == Verifier()
     assert opened.stage("ppo").weights_hash == weights
+
+
+def test_pairs_of_another_judge_are_a_second_run_from_the_same_fine_tuned_model(made):
+    out, before = made
+    result = study.run(*asked(out, methods=("dpo", "dpo-rlaif")))
+    assert result["methods"]["dpo"] == before["methods"]["dpo"]
+    base, relabelled = Run.open(out / "seed-0"), Run.open(out / "seed-0-rlaif")
+    assert "dpo-rlaif" not in base.recipe.stages and "ppo" not in relabelled.recipe.stages
+    assert (base.recipe.annotation.judge, relabelled.recipe.annotation.judge) == (ProfileJudge(), Principles())
+    assert base.stage("sft").weights_hash == relabelled.stage("sft").weights_hash
+    labels = [(run.path / "preferences" / "train.jsonl").read_text() for run in (base, relabelled)]
+    assert labels[0] != labels[1] and base.stage("dpo").weights_hash != relabelled.stage("dpo-rlaif").weights_hash
+    (alone,) = result["methods"]["dpo"]["seeds"]
+    (found,) = result["methods"]["dpo-rlaif"]["seeds"]
+    assert found["gold_before"] == alone["gold_before"]
+    report = {one["stage"]: one for one in relabelled.report()["stages"]}
+    assert found["gold"] == pytest.approx(report["dpo-rlaif"]["metrics"]["gold"])
+    assert study.run(*asked(out, methods=("dpo-rlaif",)))["methods"]["dpo-rlaif"]["seeds"] == [found]
+
+
+def test_a_study_with_one_kind_of_labels_refuses_another_judge():
+    config = AnnotatorsStudy(preset="smoke", method="dpo-rlaif")
+    with pytest.raises(LabError, match="dpo-rlaif has labels of its own: compare it by labkit study alignment"):
+        annotators.study_recipe(config, study_preset())
 
 
 def test_killed_within_a_method_it_goes_on_there(tmp_path, monkeypatch):
@@ -150,7 +177,7 @@ def test_stopped_it_says_how_to_go_on(tmp_path, monkeypatch, capsys):
 
 def test_methods_are_the_stages_that_leave_a_policy_and_named_settings():
     names = method_names()
-    assert {"ppo", "grpo", "rloo", "dpo", "kto", "ipo", "simpo", "rlvr", "votes"} <= set(names)
+    assert {"ppo", "grpo", "rloo", "dpo", "kto", "ipo", "simpo", "rlvr", "votes", "dpo-rlaif"} <= set(names)
     assert not {"pretrain", "sft", "reward"} & set(names)
     recipe = recipe_of_methods(study_preset(study.MAX_NEW_TOKENS), ["grpo", "rlvr", "dpo-soft"])
     assert [one.name for one in recipe.plan] == ["pretrain", "sft", "reward", "grpo", "grpo-rlvr", "dpo-soft"]

@@ -1,0 +1,120 @@
+"""Preferences from AI feedback: a judge that follows written principles chooses between two answers.
+
+Constitutional AI (Bai et al. 2022, https://arxiv.org/abs/2212.08073, section 4.1) asks a language model which of two
+answers satisfies a principle better, one principle drawn for each comparison, and trains on its choices; RLAIF (Lee et
+al. 2023, https://arxiv.org/abs/2309.00267) finds policies trained so about as good as from people's choices. The
+principles here are sentences in data/world/principles.yaml, in groups, each about one measure of an answer.
+
+Where this departs from the papers:
+
+1. The judge's reading of an answer is the world's parser, a stand-in for a large model that reads well. `noise` is the
+   share of choices that it gets wrong all the same.
+2. A choice is hard, where the papers take the model's probability as a soft label. Two answers between which what is
+   asked does not decide are a tie, as an annotator's are.
+3. A label does not depend on the order in which the answers are shown, which RLAIF reaches by asking in both orders.
+
+The judge sees no annotator's profile and no total: it can be right about its principles and wrong about what an
+annotator likes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal, NamedTuple
+
+from labkit.configs import Share, check_fields
+from labkit.errors import LabError
+from labkit.world import Task, World, gold_score
+from labkit.world.lexicon import load_yaml
+from labkit.world.oracle import GoldScore
+from labkit.world.profiles import Annotator
+
+MEASURES = tuple(name for name in GoldScore._fields if name not in ("total", "reasons"))
+"""What a principle may ask about."""
+_READER = Annotator("reader", complete=0.0, polite=0.0, concise=0.0, words=1, flip_probability=0.0)
+"""Nobody's values. Of a patience of one word, `concise` is one over the number of words, so that it compares lengths.
+"""
+
+
+class Principle(NamedTuple):
+    """A sentence in English and in Chinese, and the measure of `labkit.world.oracle` that it asks about."""
+
+    measure: str
+    english: str
+    chinese: str
+
+
+@cache
+def load_principles() -> dict[str, tuple[Principle, ...]]:
+    """The groups of data/world/principles.yaml, by name. Raises LabError for a measure that the oracle has not."""
+    groups = {
+        name: tuple(Principle(one["measure"], one["en"], one["zh"]) for one in rows)
+        for name, rows in load_yaml("principles").items()
+    }
+    unknown = [one.measure for group in groups.values() for one in group if one.measure not in MEASURES]
+    if unknown:
+        raise LabError(f"principles.yaml asks about {', '.join(unknown)}; the measures are {', '.join(MEASURES)}.")
+    return groups
+
+
+@dataclass(frozen=True)
+class ProfileJudge:
+    """The annotator chooses by its profile, as people would choose: see `labkit.preferences.choosing`."""
+
+
+@dataclass(frozen=True)
+class Principles:
+    """A judge chooses by written principles.
+
+    group: of data/world/principles.yaml. ask: one principle drawn for each pair, or all in order until one decides.
+    noise: the share of choices that are the wrong way round.
+    """
+
+    group: str = "helpful"
+    ask: Literal["one", "in_order"] = "one"
+    noise: Share = 0.1
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.group not in load_principles():
+            raise LabError(
+                f"Principles: there is no group {self.group!r}; the groups are {', '.join(load_principles())}."
+            )
+
+
+@dataclass
+class PrincipleJudge:
+    """The judge at work; `rng` makes all that is left to chance."""
+
+    config: Principles
+    rng: random.Random
+
+    def chooses_first(self, first: GoldScore, second: GoldScore) -> bool | None:
+        """Whether the first answer is chosen, by what was read of both; None where what is asked does not decide."""
+        asked = load_principles()[self.config.group]
+        if self.config.ask == "one":
+            asked = (self.rng.choice(asked),)
+        for principle in asked:
+            one, other = getattr(first, principle.measure), getattr(second, principle.measure)
+            if one != other:
+                return (one > other) != (self.rng.random() < self.config.noise)
+        return None
+
+    def choose_two_by_two(self, read: Sequence[GoldScore], keep_ties: bool) -> Iterator[tuple[int, int]]:
+        """The first with the second, the third with the fourth, and so on: (chosen, rejected) by their places. Ties
+        are passed over, or with keep_ties a coin's.
+        """
+        for first in range(0, len(read) - 1, 2):
+            chosen = self.chooses_first(read[first], read[first + 1])
+            if chosen is None and keep_ties:
+                chosen = self.rng.random() < 0.5
+            if chosen is not None:
+                yield (first, first + 1) if chosen else (first + 1, first)
+
+
+def read_answer(world: World, task: Task, answer: str) -> GoldScore:
+    """What the judge reads in an answer; its `total` is nobody's."""
+    return gold_score(world, task, answer, _READER)
