@@ -38,7 +38,7 @@ class Marks:
         return self.not_answered if answered is None else self.right if answered.right else self.wrong
 
 
-UNICODE, ASCII = Marks(), Marks("+", "x", ".")
+UNICODE, ASCII = Marks(), Marks("v", "x", ".")
 """The second is for a terminal whose encoding lacks the signs of the first."""
 
 

@@ -165,11 +165,15 @@ def format_plan(plan: Iterable[PlannedStage]) -> str:
     return ",".join(one.name if one.after is None else f"{one.name}@{one.after}" for one in plan)
 
 
-def extend_plan_text(plan: Iterable[PlannedStage], stages: Iterable[str]) -> str:
-    """The plan's text, with those of the stages that it has not at its end."""
-    text = format_plan(plan).split(",")
-    known = [part.partition("@")[0] for part in text]
-    return ",".join([*text, *(stage for stage in stages if stage not in known)])
+def extend_plan(plan: Iterable[PlannedStage], stages: Iterable[str]) -> str:
+    """The plan's text, with those of the stages that it has not at its end; one that says what it comes after
+    (ppo@dpo) says it of a stage that the plan has, too.
+    """
+    named = {stage.partition("@")[0]: stage for stage in stages}
+    parts = format_plan(plan).split(",")
+    kept = [named[name] if "@" in named.get(name := part.partition("@")[0], "") else part for part in parts]
+    known = [part.partition("@")[0] for part in parts]
+    return ",".join([*kept, *(stage for name, stage in named.items() if name not in known)])
 
 
 def plan_to_list(plan: Iterable[PlannedStage]) -> list[dict[str, Any]]:

@@ -51,6 +51,7 @@ from labkit.text.unpaired import (
     LabeledSource,
     count_contradictions,
     encode_with_mismatched,
+    once_in_lists,
 )
 
 if TYPE_CHECKING:
@@ -199,7 +200,8 @@ class KTO(PreferencePolicy):
         reference, other_reference = torch.from_numpy(self._held_out_row_reference(stage_inputs)).unbind(1)
         kl, good = kto_kl((other - other_reference).sum(), torch.tensor(len(rows))), _labels(answers)
         loss, reward = self._loss(policy, reference, good, kl)
-        measured = {"validation_loss": float(loss.mean())}
+        counted = once_in_lists(answers) if stage_inputs.preference_split.rankings else range(len(answers))
+        measured = {"validation_loss": float(loss[list(counted)].mean())}
         if stage_inputs.feedback == "labels":
             measured["label_accuracy"] = float(((reward > self.beta * kl) == good).float().mean())
         else:

@@ -272,7 +272,8 @@ class Custom(Reward):
             known = ", ".join(REWARD_FUNCTIONS) or "none"
             raise LabError(
                 f"There is no reward function {self.function!r}; known: {known}. Put @reward_function("
-                f"{self.function!r}) above it, and import its file before the stage is trained."
+                f"{self.function!r}) above it, and import its file before the stage is trained: --import FILE on the "
+                f"command line."
             )
         return REWARD_FUNCTIONS[self.function]
 

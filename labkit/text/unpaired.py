@@ -8,6 +8,7 @@ The first is TRL's unpaired format. For other rows that are read see `labkit.tex
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -120,6 +121,17 @@ def unpair_rankings(rankings: Iterable[Ranking]) -> list[LabeledAnswer]:
     return labeled
 
 
+def once_in_lists(answers: Sequence[LabeledAnswer]) -> list[int]:
+    """Of the answers of all pairs of ranked lists (`unpair`) the indices of those that `unpair_rankings` has: each
+    answer once, as good or bad as most of its pairs say, without the one in the middle.
+    """
+    balance: Counter[tuple[Any, str]] = Counter()
+    for one in answers:
+        balance[one[:2]] += 1 if one.label else -1
+    first = {one: at for at, one in reversed(list(enumerate(answers)))}
+    return sorted(at for one, at in first.items() if balance[one[:2]] * (1 if one.label else -1) > 0)
+
+
 def count_contradictions(answers: Sequence[LabeledAnswer]) -> int:
     """How many different answers to a prompt are called both good and not."""
     good, bad = ({one[:2] for one in answers if one.label is label} for label in (True, False))
@@ -159,7 +171,8 @@ def mismatched_indices(prompts: Sequence[Any]) -> list[int]:
     """
     if len(set(prompts)) < 2:
         raise LabError(
-            f"All {len(prompts)} answers have the same prompt; to set them behind another one takes 2 prompts."
+            f"All {len(prompts)} answers have the same prompt. KTO estimates the KL from answers set behind "
+            f"other prompts: give answers to at least 2 prompts."
         )
     count, longest = len(prompts), max(len(list(same)) for _, same in groupby(prompts))
     after = [0] * count  # the next index with another prompt

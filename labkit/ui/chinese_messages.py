@@ -64,6 +64,7 @@ MESSAGES = {
     "There is a run {} already. Choose another name.": "已有名为 {0} 的运行。请换一个名称。",
     "{} is running already. Stop it first, or choose another name.": "{0} 已在运行。请先停止，或换一个名称。",
     "{} runs are running: {}. Stop one of them, or wait.": "已有 {0} 个运行在进行：{1}。请停止其中一个，或稍候。",
+    "{} is not a method; choose one of the list.": "{0} 不是方法；请从列表中选择。",
     "{} are not stages; the stages are {}.": "{0} 不是阶段；可选的阶段有 {1}。",
     "{} is not a stage of a run in {}. Only the command line can use it.":
         "{0} 不是 {1} 中某个运行的阶段。只能在命令行使用它。",

@@ -24,10 +24,10 @@ from labkit.runs.arguments import parse_run_arguments
 from labkit.runs.jobs import Jobs, RunName, check_new_run_name, refuse_imports, shorten_repr
 from labkit.runs.lock import lock_holder
 from labkit.runs.pipeline import check_plan
-from labkit.runs.plan import PlannedStage, extend_plan_text
+from labkit.runs.plan import PlannedStage, extend_plan, format_plan
 from labkit.runs.presets import PRESETS
 from labkit.runs.recipe import Recipe
-from labkit.stages import DPO, STAGES
+from labkit.stages import DPO, STAGES, stage_kind
 from labkit.stages.registry import DATA_FIELDS
 from labkit.stages.reward import AllPairs, PlackettLuce
 from labkit.text.tokenizer import MAX_DEFAULT_VOCABULARY
@@ -79,17 +79,26 @@ def start_run(
     """Begin a run in a process of its own; its name.
 
     preset_or_run: a preset, or a run whose recipe is taken, and whose stages before those of `stages` are built on.
-    stages: to make; empty for all. preset_seed: of a preset's run. extra_flags: as on a command line. Raises LabError
-    for a name that is no plain folder name, or is taken, for a run to start from without stages, for flags that the
-    others are, for a file outside of `lab.inputs`, and, before any process is begun, for settings that make no recipe,
-    or one that asks for more than a page may.
+    stages: to make; empty for all. One that the plan has not is added to it, before the flags are read, which may set
+    it; `dpo-strict@sft` says what it comes after. preset_seed: of a preset's run. extra_flags: as on a command line,
+    --plan too. Raises LabError for a name that is no plain folder name, or is taken, for a run to start from without
+    stages, for flags that the others are, for a file outside of `lab.inputs`, and, before any process is begun, for
+    settings that make no recipe, or one that asks for more than a page may.
     """
+    arguments = run_arguments(lab, name, preset_or_run, stages, preset_seed, extra_flags)
+    name = check_new_run_name(name)
+    jobs.start(name, ["run", *arguments])
+    return name
+
+
+def run_arguments(
+    lab: Lab, name: str, preset_or_run: str, stages: Sequence[str], preset_seed: float, extra_flags: str
+) -> list[str]:
+    """The arguments of `labkit run` that `start_run` begins a run with, checked as it says."""
     name = check_new_run_name(name)
     if name in lab.all_run_names() or (lab.folder / name).exists():
         raise LabError(f"There is a run {name} already. Choose another name, or resume that one.")
-    known = available_stage_names(lab, preset_or_run)
-    if not isinstance(stages, list | tuple) or any(stage not in known for stage in stages):
-        raise LabError(f"{shorten_repr(stages)} are not stages; the stages are {', '.join(known)}.")
+    _check_stages(lab, preset_or_run, stages)
     is_preset = isinstance(preset_or_run, str) and preset_or_run in PRESETS
     if not is_preset and not stages:
         raise LabError(
@@ -101,17 +110,53 @@ def start_run(
         raise LabError(f"A seed must be a whole number from 0 to {SEEDS - 1}, not {shorten_repr(preset_seed)}.")
     preset = ["--preset", preset_or_run, "--seed", str(int(preset_seed))]
     what = preset if is_preset else ["--build-on", str(lab.path(preset_or_run))]
-    chosen = ["--stages", *stages] if stages else []
-    arguments = ["--out", str(lab.folder / name), *what, *chosen, *flags]
+    names = [stage.partition("@")[0] for stage in stages]
+    chosen = ["--stages", *names] if stages else []
+    arguments = _planned(["--out", str(lab.folder / name), *what, *chosen], stages, flags)
     _, recipe = parse_run_arguments(arguments)
-    if any(stage not in [one.name for one in recipe.plan] for stage in stages):
-        arguments += ["--plan", extend_plan_text(recipe.plan, stages)]
-        _, recipe = parse_run_arguments(arguments)
     _check_other_runs(lab, recipe)
-    check_plan(recipe, stages or None, None if is_preset else lab.path(preset_or_run))
+    check_plan(recipe, names or None, None if is_preset else lab.path(preset_or_run))
     _check_size(recipe)
-    jobs.start(name, ["run", *arguments])
-    return name
+    return arguments
+
+
+def _check_stages(lab: Lab, preset_or_run: Any, stages: Any) -> None:
+    """Raises LabError for what is no list of names of stages, each with or without what it comes after (ppo@dpo)."""
+    try:
+        if not isinstance(stages, list | tuple):
+            raise TypeError
+        for stage in stages:
+            stage_kind(stage.partition("@")[0])
+    except (LabError, AttributeError, TypeError):
+        known = ", ".join(available_stage_names(lab, preset_or_run))
+        raise LabError(f"{shorten_repr(stages)} are not stages; the stages are {known}.") from None
+
+
+def _planned(arguments: list[str], stages: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """The arguments with the flags, and with a plan that has all the stages, where the one that they start from, or
+    that the flags name, has not.
+    """
+    plan, others = _part_plan(flags)
+    given = [] if plan is None else ["--plan", plan]
+    if not stages:
+        return [*arguments, *given, *others]
+    _, recipe = parse_run_arguments([*arguments, *given])
+    extended = extend_plan(recipe.plan, stages)
+    if extended != format_plan(recipe.plan):
+        given = ["--plan", extended]
+    return [*arguments, *given, *others]
+
+
+def _part_plan(flags: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of --plan among the flags, the last if it stands there twice, and the other flags."""
+    plan, others, left = None, list[str](), list(flags)
+    while left:
+        name, equals, value = left.pop(0).partition("=")
+        if name == "--plan" and (equals or left):
+            plan = value if equals else left.pop(0)
+        else:
+            others.append(f"{name}{equals}{value}")
+    return plan, others
 
 
 def _check_other_runs(lab: Lab, recipe: Recipe) -> None:

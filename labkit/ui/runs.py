@@ -16,7 +16,7 @@ from labkit.runs.folder import Run
 from labkit.runs.jobs import Jobs, check_run_name
 from labkit.runs.lock import lock_holder
 from labkit.runs.presets import PRESETS
-from labkit.ui import manage
+from labkit.ui import manage, methods
 from labkit.ui.fields import skip_gradio_check
 from labkit.ui.lab import Lab
 from labkit.ui.run_figures import curve_figures, metrics_table, overlay_other_run, run_comparison_table, stage_advice
@@ -160,9 +160,16 @@ def _new_run(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
             manage.available_stage_names(), multiselect=True, label=words("stages_to_make"), elem_id="new-stages"
         )
         seed = skip_gradio_check(gr.Number(0, label=words("seed"), precision=0, elem_id="new-seed"))
+    with gr.Row():
+        method = gr.Dropdown(
+            [("–", ""), *methods.method_choices()], value="", label=words("method"), elem_id="new-method"
+        )
+        after = gr.Dropdown([], label=words("method_after"), allow_custom_value=True, elem_id="new-after")
+    about = gr.Textbox(label=words("method_about"), interactive=False, lines=2, visible=False, elem_id="new-about")
     more = gr.Textbox(
         label=words("more_settings"), placeholder="--model.width 256 --pretrain.train.steps 500", elem_id="new-more"
     )
+    command = gr.Textbox(label=words("command"), interactive=False, lines=2, elem_id="new-command")
     start = gr.Button(words("begin"), variant="primary", elem_id="runs-begin")
     problem = problem_box("new-problem")
     on_tab(lambda: gr.update(choices=[*PRESETS, *lab.runs_with_model()]), source)
@@ -171,10 +178,30 @@ def _new_run(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
         return gr.update(choices=manage.available_stage_names(lab, chosen))
 
     source.change(its_stages, source, stages, show_progress="hidden")
-    inputs = [name, source, stages, seed, more]
+    inputs: list[Any] = [name, source, stages, seed, method, after, more]
 
-    def begin(name: Any, source: Any, stages: Any, seed: Any, more: Any) -> tuple[str, str]:
-        made = manage.start_run(lab, jobs, name, source, stages or [], 0 if seed is None else seed, more or "")
+    def choose(method: Any, source: Any, more: Any, filled: str) -> tuple[Any, ...]:
+        said, settings = methods.about_method(method), methods.main_settings(lab, source, method)
+        kept = methods.settings_to_fill_in(more, filled, settings)
+        choices = ["", *methods.predecessor_choices(lab, source)]
+        shown = gr.update(value=translate_message(said) if said else "", visible=bool(said))
+        return shown, kept, settings, gr.update(choices=choices)
+
+    def show_command(name: Any, source: Any, stages: Any, seed: Any, method: Any, after: Any, more: Any) -> str:
+        try:
+            asked = methods.with_method(lab, source, stages or [], method, after)
+            return methods.command_line(lab, name, source, asked, 0 if seed is None else seed, more or "")
+        except LabError as error:
+            return translate_message(error)
+
+    filled = gr.State("")  # the settings that were filled in last
+    chosen, updated = [method, source, more, filled], [about, more, filled, after]
+    gr.on([method.change, source.change], choose, chosen, updated, show_progress="hidden")
+    gr.on([one.change for one in inputs], show_command, inputs, command, show_progress="hidden")
+
+    def begin(name: Any, source: Any, stages: Any, seed: Any, method: Any, after: Any, more: Any) -> tuple[str, str]:
+        asked = methods.with_method(lab, source, stages or [], method, after)
+        made = manage.start_run(lab, jobs, name, source, asked, 0 if seed is None else seed, more or "")
         return made, f"{made} has started. Its progress is shown at the top of this tab."
 
     _acts(lab, jobs, shown, problem, start.click, begin, inputs)

@@ -313,6 +313,12 @@ def test_text_is_never_markup(app: App, visited: Opened):
     page.locator("#new-name input, #new-name textarea").first.fill(HOSTILE)
     page.locator("#runs-begin").click()
     says(page, "new-problem", "is not a valid name for a run")
+    page.locator("#new-name input, #new-name textarea").first.fill("new")
+    page.locator("#new-method input").click()
+    page.get_by_role("option", name="GRPO", exact=True).click()
+    says(page, "new-command", "--grpo.train.steps")  # its settings, filled in, are in the command of a terminal
+    command = value(page, "new-command")
+    assert command.startswith(f"labkit run --out {app.runs.name}/new ") and str(app.runs) not in command
     assert page.evaluate("window.hacked") is None
 
 

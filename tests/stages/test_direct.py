@@ -230,3 +230,33 @@ def test_kto_reads_each_answer_of_a_ranked_list_once(stage_inputs):
     assert source.desirable.tolist() == [True, False, True, False]
     source = stage.source(stage_inputs, stage.initial_model(stage_inputs))
     assert source.desirable.sum() == len(stage_inputs.fitting_pairs(64))
+
+
+def test_ktos_held_out_loss_has_each_answer_of_a_ranked_list_once(stage_inputs):
+    """A list of four has six pairs, in which its first answer is chosen three times and its second twice."""
+    lists = [
+        Ranking((Message("user", f"Where is {name}?"),), ("Sure! Here.", "Here.", "Um.", "No."))
+        for name in ("Al", "Tom")
+    ]
+    pairs = [pair for one in lists for pair in one.pairs]
+    given = replace(stage_inputs, load_preferences=lambda: PreferenceSplit(pairs, pairs, rankings=lists))
+    stage = KTO(replace(TRAIN, max_length=64))
+    model = stage.initial_model(given)
+    reference = stage.held_out_metrics(model, given)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.05)
+    found = stage.held_out_metrics(model, given)
+    answers, rows = stage._held_out_answers(given)
+    before, after = (
+        stage._held_out_row_reference(given),
+        row_logprobs(model, given.tokenizer, rows, 64, TRAIN.precision),
+    )
+    ratio = torch.from_numpy(after - before)
+    kl = ratio[:, 1].mean().clamp(min=0)
+    kto = {(answer.prompt, answer.completion): ratio[at, 0] - kl for at, answer in enumerate(answers)}
+    sign = {"Sure! Here.": 1, "Here.": 1, "Um.": -1, "No.": -1}
+    by_hand = [float(1 - torch.sigmoid(sign[answer] * stage.beta * value)) for (_, answer), value in kto.items()]
+    assert len(answers) == 24 and len(by_hand) == 8
+    assert reference["validation_loss"] == pytest.approx(0.5, abs=1e-5)
+    assert found["validation_loss"] == pytest.approx(sum(by_hand) / 8, rel=1e-5)

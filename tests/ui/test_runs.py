@@ -1,5 +1,6 @@
 """The Runs tab, without a browser: runs shown, compared and begun."""
 
+import shlex
 import shutil
 from dataclasses import replace
 
@@ -8,9 +9,11 @@ import pytest
 from labkit.errors import LabError
 from labkit.paths import demo_folder
 from labkit.preferences.store import PreferenceStore
+from labkit.runs.arguments import parse_run_arguments
 from labkit.runs.folder import Run
 from labkit.runs.jobs import Jobs
-from labkit.ui import manage, preferences, runs
+from labkit.runs.presets import make_recipe, plan_templates
+from labkit.ui import manage, methods, preferences, runs
 from labkit.ui.lab import Lab
 from labkit.ui.run_figures import curve_figures, metrics_table, run_comparison_table
 from tests.tiny_recipe import tiny_recipe
@@ -138,3 +141,81 @@ def test_why_two_runs_are_not_compared_is_said_above_an_empty_table(lab):
             assert str(lab.folder) not in told["value"]
     finally:
         shutil.rmtree(lab.folder / "fresh")
+
+
+def test_flags_of_stages_that_are_added_are_known(lab):
+    """Any plan of the command line: a method that the preset has not, two of a kind, and what each comes after."""
+    jobs = Started(lab.folder)
+    manage.start_run(lab, jobs, "a", "smoke", (), 0, "--plan pretrain,sft,reward,grpo --grpo.reward Verifier")
+    assert jobs.asked[-1][1][-4:] == ["--plan", "pretrain,sft,reward,grpo", "--grpo.reward", "Verifier"]
+    manage.start_run(lab, jobs, "b", "tiny", ["grpo"], extra_flags="--grpo.reward Verifier --grpo.train.max-length 64")
+    assert jobs.asked[-1][1][3:] == [
+        *["--build-on", str(lab.folder / "tiny"), "--stages", "grpo", "--plan", "pretrain,sft,reward,ppo,dpo,grpo"],
+        *["--grpo.reward", "Verifier", "--grpo.train.max-length", "64"],
+    ]
+    manage.start_run(lab, jobs, "c", "tiny", ["dpo-strict"], extra_flags="--dpo-strict.beta 0.5")
+    assert "pretrain,sft,reward,ppo,dpo,dpo-strict" in jobs.asked[-1][1]
+    manage.start_run(lab, jobs, "d", "tiny", ["ipo@dpo"], extra_flags="--ipo.beta=0.5 --ipo.train.max-length=64")
+    assert jobs.asked[-1][1][6:] == [
+        "ipo",
+        "--plan",
+        "pretrain,sft,reward,ppo,dpo,ipo@dpo",
+        "--ipo.beta=0.5",
+        "--ipo.train.max-length=64",
+    ]
+    manage.start_run(
+        lab, jobs, "e", "smoke", ["pretrain", "sft", "dpo-b"], extra_flags="--plan=pretrain,sft,dpo --dpo-b.beta 1"
+    )
+    for stages, flags, message in (
+        (["grpo@nowhere"], "", "grpo cannot come after nowhere"),
+        (["grpo"], "--grpo.reward Praise", "--grpo.reward can be .*Verifier.*, not 'Praise'"),
+        (["sing"], "", "are not stages; the stages are pretrain"),
+    ):
+        with pytest.raises(LabError, match=message):
+            manage.start_run(lab, jobs, "f", "tiny", stages, extra_flags=flags)
+
+
+def test_every_method_of_the_form_begins_a_run_and_shows_its_command(lab):
+    jobs = Started(lab.folder)
+    for _, kind in methods.method_choices():
+        asked, flags = methods.with_method(lab, "smoke", [], kind, ""), methods.main_settings(lab, "smoke", kind)
+        manage.start_run(lab, jobs, f"new-{kind}", "smoke", asked, 0, flags)
+        command = methods.command_line(lab, f"new-{kind}", "smoke", asked, 0, flags)
+        assert shlex.split(command)[:2] == ["labkit", "run"] and kind in shlex.split(command)
+        assert methods.about_method(kind) and shlex.split(flags)[0].startswith(f"--{kind}.")
+    assert methods.with_method(lab, "smoke", [], "ipo", "dpo")[-1] == "ipo@dpo"
+    assert methods.with_method(lab, "tiny", ["dpo"], "ipo", None) == ["dpo", "ipo"]
+    assert methods.predecessor_choices(lab, "tiny") == ["pretrain", "sft", "ppo", "dpo"]
+    assert methods.about_method("sing") == methods.main_settings(lab, "smoke", None) == ""
+    with pytest.raises(LabError, match="'sing' is not a method"):
+        methods.with_method(lab, "smoke", [], "sing", None)
+
+
+def test_the_settings_of_a_method_are_those_that_it_is_trained_with(lab):
+    jobs = Started(lab.folder)
+    smoke = make_recipe("smoke")
+    for kind in ("ppo", "dpo", "grpo"):
+        asked, flags = methods.with_method(lab, "smoke", [], kind, ""), methods.main_settings(lab, "smoke", kind)
+        plain, filled = (manage.run_arguments(lab, f"as-{kind}", "smoke", asked, 0, more) for more in ("", flags))
+        assert parse_run_arguments(plain)[1] == parse_run_arguments(filled)[1]
+        template = next(one.stage for one in plan_templates(smoke) if one.name == kind)
+        assert f"--{kind}.train.steps {template.train.steps} " in flags
+    assert "--ppo.kl-coef 0.05" in methods.main_settings(lab, "smoke", "ppo")
+    assert "--dpo.train.steps 6 " in methods.main_settings(lab, "tiny", "dpo")  # of a run, the run's own
+    assert methods.main_settings(lab, "nowhere", "dpo") == "" and not jobs.asked
+
+
+def test_what_a_person_typed_is_kept_when_a_method_is_chosen():
+    assert methods.settings_to_fill_in("", "", "--dpo.beta 0.1") == "--dpo.beta 0.1"
+    assert methods.settings_to_fill_in("--dpo.beta 0.1", "--dpo.beta 0.1", "") == ""
+    assert methods.settings_to_fill_in("--dpo.beta 0.5", "--dpo.beta 0.1", "--ipo.beta 0.1") == "--dpo.beta 0.5"
+
+
+def test_the_command_does_not_say_where_the_runs_lie(lab, monkeypatch):
+    def command():
+        return shlex.split(methods.command_line(lab, "new", "tiny", ["dpo"], 0, "--dpo.beta 0.5"))
+
+    name = lab.folder.name
+    assert command()[:6] == ["labkit", "run", "--out", f"{name}/new", "--build-on", f"{name}/tiny"]
+    monkeypatch.chdir(lab.folder)
+    assert command()[:6] == ["labkit", "run", "--out", "new", "--build-on", "tiny"]

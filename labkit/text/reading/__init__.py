@@ -4,6 +4,7 @@
     encodings.py   bytes -> text; guesses.py where nothing in them says which encoding it is
     containers.py  a file -> its rows, with csv_rows.py, json_values.py, and wrappers.py where JSON is around them
     columns.py     the names of columns, values.py what stands in them, pointers.py where that points to another column
+    published_pairs.py   preferences whose columns a published data set has named
     texts.py, conversations.py, preferences.py   rows -> what is learned from
     held_out.py    which part of it is held out: by content alone, so it stays the same when a run is repeated
     report.py      the record of what was read, dropped and why

@@ -32,6 +32,7 @@ from labkit.text.reading.pointers import (
     check_tie,
     chosen_and_rejected,
 )
+from labkit.text.reading.published_pairs import published_pair, refuse_trees_and_lists
 from labkit.text.reading.rankings import RANKS, ScoredAnswers, scored_answers, without_repeats
 from labkit.text.reading.report import ReadReport, RowError
 from labkit.text.reading.rows import ParsedRows, check_weight_and_media, parse_rows, record_turn_remarks, to_tracked_row
@@ -206,6 +207,7 @@ def _preference(
     columns = to_tracked_row(row)
     check_weight_and_media(columns)
     check_tie(columns)
+    refuse_trees_and_lists(columns)
     if not columns.has_value((*CHOSEN, *REJECTED, *WINNERS)):
         ranked = scored_answers(columns)
         if ranked is not None:
@@ -260,8 +262,11 @@ def _check(asked: Turns, answers: Sequence[str]) -> None:
 def _pair(
     numbering: IndexBase, suspects: AnswerReferenceCheck, columns: TrackedRow, reading: ReadReport
 ) -> PreferencePair:
-    given = chosen_and_rejected(columns, reading, numbering)
-    if is_empty(given[0]) and not columns.has_column(CHOSEN) or is_empty(given[1]) and not columns.has_column(REJECTED):
+    published = published_pair(columns)
+    given = published or chosen_and_rejected(columns, reading, numbering)
+    if not published and (
+        is_empty(given[0]) and not columns.has_column(CHOSEN) or is_empty(given[1]) and not columns.has_column(REJECTED)
+    ):
         raise RowError("unknown columns", f"has the columns {columns}; {_mend(columns)}")
     asked = _prompt(columns)
     chosen, rejected = map(_answer, given)
