@@ -16,8 +16,8 @@ A seed is a run of its own. Its stages:
     grpo-mean4-1 …                as grpo-one, rewarded by an ensemble: its mean, worst, or mean less deviation
 
 Where this departs from the paper: the true reward is the oracle's, not a larger reward model's; a policy's checkpoints
-are stages, so that the moments of Adam and the learning rate's schedule begin anew at each; every reward model has seen
-the same pairs, as in Coste et al.
+are stages, so that the moments of Adam, the learning rate's schedule and the prompts begin anew at each; every reward
+model has seen the same pairs, as in Coste et al.
 """
 
 from __future__ import annotations
