@@ -66,5 +66,5 @@ def test_an_ascii_terminal_gets_no_question_marks_for_signs(command, tmp_path):
     )  # fmt: skip
     said = ended.stdout.decode("ascii")
     assert ended.returncode == 0 and ended.stderr == b""
-    listed = "00  The whole recipe        . + . . .    1 of 5 right"
+    listed = "00  The whole recipe        . v . . .    1 of 5 right"
     assert listed in said if command == ["course"] else "?" not in said.replace("?\n", "").replace("? ", "")

@@ -171,7 +171,7 @@ def test_marks_are_told_apart_where_the_terminal_has_ascii_alone(monkeypatch):
     assert main(["course"]) == 0
     printed.seek(0)
     said = printed.read()
-    assert said.startswith("+ right   x not right yet   . not answered") and "x + . . ." in said
+    assert said.startswith("v right   x not right yet   . not answered") and "x v . . ." in said
 
 
 def _student(name: str, *ids: str) -> str:
