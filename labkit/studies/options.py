@@ -77,8 +77,7 @@ class OveroptimisationStudy(Study):
     """
 
     annotated_prompts: Count = 100
-    """Prompts of which two answers each are compared, where they differ. The fewer pairs a reward model sees, the
-    sooner it is over-optimised."""
+    """Prompts of which two answers each are compared, where they differ."""
     ensembles: Ensembles = (2, 4, 8)
     """How many reward models an ensemble is."""
     combine: tuple[Combination, ...] = ("mean", "worst", "deviation")
