@@ -135,7 +135,7 @@ class FeedbackStudy(Study):
     same annotator, from the same fine-tuned model. Their accuracy is that of the gold order of held-out answers.
 
     What is finished in the study's folder is not made again. Every field of the recipe can be set too, as
-    --annotation.prompts 600 or --reward.train.steps 300.
+    --annotation.prompts 600 or --reward.train.adamw-lr 1e-3.
     """
 
     prompts: Prompts = 300

@@ -8,8 +8,8 @@ these choices (Bai et al. 2022, https://arxiv.org/abs/2204.05862, 4.5: iterated 
 own, whose stages come after the policy of the round before, with other prompts; the method's KL is from that policy.
 
 Beside it stands a control: the method in one round, with as many steps as all rounds together. What the rounds gain
-over it is due to new choices, not to more steps. All policies answer the same held-out prompts, those of the first
-round, greedily.
+over it is not due to more steps; it may be due to new choices, to other prompts, or to the reference that moves. All
+policies answer the same held-out prompts, those of the first round, greedily.
 """
 
 from __future__ import annotations
@@ -42,11 +42,15 @@ SEED_OF_ROUND = 1000
 
 
 def study_recipe(config: RoundsStudy, preset: Recipe) -> Recipe:
-    """The recipe of the first round: the preset's with the study's method, and the control beside it."""
+    """The preset's recipe with the study's method; see `with_control` for what stands beside it."""
     refuse_relabelled(config.method)
     evaluation = dataclasses.replace(preset.evaluation, policy_prompts=config.prompts)
+    return recipe_of_methods(dataclasses.replace(preset, evaluation=evaluation), [config.method])
+
+
+def with_control(config: RoundsStudy, recipe: Recipe) -> Recipe:
+    """The recipe of the first round: the study's, once its flags are read, and the control beside the method."""
     method = method_stage_name(config.method)
-    recipe = recipe_of_methods(dataclasses.replace(preset, evaluation=evaluation), [config.method])
     stage: Any = recipe.stages[method]
     train = dataclasses.replace(stage.train, steps=config.rounds * stage.train.steps)
     control = PlannedStage(f"{method}-{LONG}", dataclasses.replace(stage, train=train))
@@ -70,6 +74,7 @@ def run(config: RoundsStudy, recipe: Recipe, progress: Callable[[str], object] =
     with the control], "figure", "machine"}. Raises LabError as the runs do.
     """
     found: dict[str, list[dict[str, float]]] = {}
+    recipe = with_control(config, recipe)
     for seed in config.seeds:
         for name, metrics in _seed_metrics(config, dataclasses.replace(recipe, seed=seed), progress).items():
             found.setdefault(name, []).append(metrics)

@@ -1,10 +1,12 @@
 """Iterated rounds on a recipe of seconds: what each round begins with, and what it is held against."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from labkit.runs.folder import Run
+from labkit.runs.settings import override_recipe
 from labkit.studies import rounds as study
 from labkit.studies.options import RoundsStudy
 from tests.tiny_study import study_preset
@@ -12,12 +14,14 @@ from tests.tiny_study import study_preset
 
 def test_each_round_comes_after_the_policy_of_the_one_before(tmp_path):
     config = RoundsStudy(preset="smoke", seeds=(0,), prompts=6, rounds=3, out=tmp_path)
-    recipe = study.study_recipe(config, study_preset(study.MAX_NEW_TOKENS))
-    assert list(recipe.stages) == ["pretrain", "sft", "reward", "ppo", "ppo-long"]
-    assert recipe.stages["ppo-long"].train.steps == 3 * recipe.stages["ppo"].train.steps
+    preset = study_preset(study.MAX_NEW_TOKENS)
+    recipe = override_recipe(study.study_recipe(config, preset), ["--ppo.kl-coef", "0.7"], "study rounds")
     result = study.run(config, recipe)
 
     first, second, third = (Run.open(tmp_path / f"seed-0-round-{number}") for number in (1, 2, 3))
+    method, control = first.recipe.stages["ppo"], first.recipe.stages["ppo-long"]
+    assert method.kl_coef == control.kl_coef == 0.7 and control.train.steps == 3 * method.train.steps
+    assert replace(control, train=method.train) == method
     assert list(second.recipe.stages) == ["reward", "ppo"] and second.recipe.seed == 1000
     for run, before in ((second, first), (third, second)):
         assert {run.recipe.predecessor(name) for name in ("reward", "ppo")} == {str(before.path / "ppo")}
