@@ -63,63 +63,67 @@ def command(arguments: list[str]) -> int:
     options = parse_options(BenchOptions, "bench", arguments)
     from labkit.machine import describe_machine
 
-    result: dict[str, Any]
-    code = 0
-    if options.what == "train":
-        from labkit.bench import train
-
-        result = train.run(train.TrainBench(), lambda line: print(f"bench train: {line} ...", file=sys.stderr))
-        text = train.text_report(result)
-    elif options.what == "generate":
-        from labkit.bench import generate
-
-        config = (
-            generate.GenerateBench(new_tokens=48, gguf_file=options.model)
-            if options.model
-            else generate.GenerateBench()
-        )
-        result = generate.run(config, lambda line: print(f"bench generate: {line} ...", file=sys.stderr))
-        text = generate.text_report(result)
-    elif options.what in ("world", "app"):
-        from labkit.bench import app, world
-
-        result = {**world.run(world.WorldBench())} if options.what == "world" else app.run()
-        text = "\n".join(f"{name:26} {value}" for name, value in result.items())
-    elif options.what == "memory":
-        from labkit.bench import memory
-
-        asked_memory = memory.MemoryBench(options.megabytes, options.out or memory.MemoryBench.out)
-        result = memory.run(asked_memory, lambda line: print(f"bench memory: {line} ...", file=sys.stderr))
-        text = memory.text_report(result)
-    elif options.what == "plan":
-        from labkit.bench import plan
-
-        result = plan.run(progress=lambda line: print(f"bench plan: {line} ...", file=sys.stderr))
-        text = plan.text_report(result)
-    elif options.what == "align":
-        from labkit.bench import align
-
-        asked_align = align.AlignBench(trl=options.trl)
-        result = align.run(asked_align, lambda line: print(f"bench align: {line} ...", file=sys.stderr))
-        text = align.text_report(result)
-    elif options.what == "claims":
-        from labkit.bench import claims
-
-        out = options.out or claims.ClaimsBench.out
-        asked = claims.ClaimsBench(options.seeds, options.preset, options.precisions, options.threads, out)
-        result = claims.run(asked, lambda line: print(f"bench claims: {line}", file=sys.stderr))
-        text = claims.markdown_table(result)
-        code = 1 if claims.failed_claims(result) else 0
-    else:
-        from labkit.bench import run
-
-        result = run.run(run.RunBench(options.seeds, options.preset, options.out or run.RunBench.out))
-        text = run.markdown_tables(result)
+    text, result, code = _claims(options) if options.what == "claims" else (*_measured(options), 0)
     machine: Any = result.get("machine") or describe_machine()
     result = {**result, "machine": machine}
     where = f"{machine['processor']}, {count_with_noun(machine['cores'], 'core')}"
     if not machine.get("device", "cpu").startswith("cpu"):
         where = f"{machine['device']}, beside {where}"
-    text = f"{text}\n\nMeasured on {where}."
-    print(json.dumps(result, indent=2) if options.json else text)
+    print(json.dumps(result, indent=2) if options.json else f"{text}\n\nMeasured on {where}.")
     return code
+
+
+def _measured(options: BenchOptions) -> tuple[str, dict[str, Any]]:
+    """What a benchmark found, in words and as what JSON can write."""
+
+    def say(line: str) -> None:
+        print(f"bench {options.what}: {line} ...", file=sys.stderr)
+
+    result: dict[str, Any]
+    if options.what == "train":
+        from labkit.bench import train
+
+        result = train.run(train.TrainBench(), say)
+        return train.text_report(result), result
+    if options.what == "generate":
+        from labkit.bench import generate
+
+        asked = generate.GenerateBench()
+        if options.model:
+            asked = dataclasses.replace(asked, new_tokens=48, gguf_file=options.model)
+        result = generate.run(asked, say)
+        return generate.text_report(result), result
+    if options.what in ("world", "app"):
+        from labkit.bench import app, world
+
+        result = {**world.run(world.WorldBench())} if options.what == "world" else app.run()
+        return "\n".join(f"{name:26} {value}" for name, value in result.items()), result
+    if options.what == "memory":
+        from labkit.bench import memory
+
+        result = memory.run(memory.MemoryBench(options.megabytes, options.out or memory.MemoryBench.out), say)
+        return memory.text_report(result), result
+    if options.what == "plan":
+        from labkit.bench import plan
+
+        result = plan.run(progress=say)
+        return plan.text_report(result), result
+    if options.what == "align":
+        from labkit.bench import align
+
+        result = align.run(align.AlignBench(trl=options.trl), say)
+        return align.text_report(result), result
+    from labkit.bench import run
+
+    result = run.run(run.RunBench(options.seeds, options.preset, options.out or run.RunBench.out))
+    return run.markdown_tables(result), result
+
+
+def _claims(options: BenchOptions) -> tuple[str, dict[str, Any], int]:
+    """The same of the claims, and the exit code: 1 if a stage does not beat its baseline."""
+    from labkit.bench import claims
+
+    out = options.out or claims.ClaimsBench.out
+    asked = claims.ClaimsBench(options.seeds, options.preset, options.precisions, options.threads, out)
+    result = claims.run(asked, lambda line: print(f"bench claims: {line}", file=sys.stderr))
+    return claims.markdown_table(result), result, 1 if claims.failed_claims(result) else 0

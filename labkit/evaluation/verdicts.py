@@ -35,7 +35,7 @@ def verdict_logprobs(
         rows = [one for index in chosen for one in encoded[index]]
         batch = comparison_batch(rows, max(len(one.ids) for one in rows), tokenizer.pad_token_id).to(device)
         with autocast(device, precision):
-            logits = model(batch.inputs)[batch.mask]  # [2B, V], at the one label of each row
+            logits = model.logits(model.hidden_states(batch.inputs)[batch.mask])  # [2B, V], at each row's one label
         verdicts = torch.tensor([[one.right, one.wrong] for one in rows], device=device)
         found[chosen] = logits.float().log_softmax(-1).gather(1, verdicts).view(-1, 2, 2).cpu()
     model.train(was_training)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from labkit.errors import LabError
-from labkit.evaluation.policies import OracleScores, greedy_answer_ids, oracle_scores, paired_oracle_metrics
+from labkit.evaluation.policies import OracleScores, paired_oracle_metrics
 from labkit.files import write_json, write_text
 from labkit.machine import describe_machine
 from labkit.reporting.charts import figure_page, interval_chart
@@ -23,7 +23,7 @@ from labkit.reporting.terminal import align_columns
 from labkit.runs.folder import Run
 from labkit.runs.prepare import prepare_inputs
 from labkit.runs.recipe import Recipe
-from labkit.studies.measuring import MAX_NEW_TOKENS, Arrays, Asked, ask, kept_arrays
+from labkit.studies.measuring import greedy_oracle_scores
 from labkit.studies.methods import BASE, method_stage_name, recipe_of_methods, refuse_relabelled
 from labkit.studies.options import AnnotatorsStudy
 from labkit.studies.seeds import summarize_seeds
@@ -87,40 +87,26 @@ def run(
     return result
 
 
-def measure_run(run: Run, config: AnnotatorsStudy) -> dict[str, Arrays]:
-    """{"sft", "policy"}: what the oracle says under each profile of a model's answers to the held-out prompts, as
-    arrays [P] named ANNOTATOR.gold and so on.
+def measure_run(run: Run, config: AnnotatorsStudy) -> dict[str, dict[str, OracleScores]]:
+    """{"sft", "policy"}: {ANNOTATOR: what the oracle says under its profile} of a model's answers to held-out
+    prompts.
     """
     inputs = prepare_inputs(run)
-    asked, found = ask(inputs, config.prompts, MAX_NEW_TOKENS), {}
-    for name, stage in (("sft", "sft"), ("policy", method_stage_name(config.method))):
-        key = {"prompts": config.prompts, "model": run.stage(stage).weights_hash, "annotators": list(config.annotators)}
-
-        def measured(stage: str = stage) -> Arrays:
-            return _scores(run, stage, asked, config)
-
-        found[name] = kept_arrays(run.path / "study-annotators" / f"{stage}.safetensors", key, measured)
-    return found
+    return {
+        name: greedy_oracle_scores(config.name, inputs, config.prompts, run, stage, config.annotators)
+        for name, stage in (("sft", "sft"), ("policy", method_stage_name(config.method)))
+    }
 
 
-def _scores(run: Run, stage: str, asked: Asked, config: AnnotatorsStudy) -> Arrays:
-    inputs = prepare_inputs(run)
-    answers = greedy_answer_ids(run.model(stage), inputs.tokenizer, asked.prompts.prompt_ids, asked.max_new_tokens)
-    arrays: Arrays = {}
-    for annotator in config.annotators:
-        scores = oracle_scores(inputs.world, annotator, inputs.tokenizer, asked.prompts.tasks, answers)
-        arrays |= {f"{annotator}.{name}": column.astype(float) for name, column in scores._asdict().items()}
-    return arrays
-
-
-def judge_policies(config: AnnotatorsStudy, scores: dict[str, dict[str, Arrays]]) -> dict[str, dict[str, float]]:
+def judge_policies(
+    config: AnnotatorsStudy, scores: dict[str, dict[str, dict[str, OracleScores]]]
+) -> dict[str, dict[str, float]]:
     """{ANNOTATOR: metrics} of one seed, from what `measure_run` found of each annotator's run."""
     found = {}
     first, second = config.annotators
     for own, other in ((first, second), (second, first)):
         policy, others, before = (
-            OracleScores(*(arrays[f"{own}.{name}"] for name in OracleScores._fields))
-            for arrays in (scores[own]["policy"], scores[other]["policy"], scores[own]["sft"])
+            judged[own] for judged in (scores[own]["policy"], scores[other]["policy"], scores[own]["sft"])
         )
         beside = paired_oracle_metrics(policy, others)
         found[own] = {

@@ -16,9 +16,16 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from labkit.decoding import generate
-from labkit.evaluation.policies import HeldOutPrompts, held_out_prompts
+from labkit.evaluation.policies import (
+    HeldOutPrompts,
+    OracleScores,
+    greedy_answer_ids,
+    held_out_prompts,
+    oracle_scores,
+)
 from labkit.files import DamagedFile, atomic_replace
 from labkit.model.transformer import Transformer
+from labkit.runs.folder import Run
 from labkit.stages import StageInputs
 from labkit.text.batch import batch_with_last_token_index
 from labkit.text.tokenizer import Tokenizer
@@ -109,3 +116,29 @@ def kept_arrays(file: Path, key: Mapping[str, Any], make: Callable[[], Arrays]) 
     with atomic_replace(file) as partial:
         save_file(arrays, partial, metadata={"key": words})
     return arrays
+
+
+def greedy_oracle_scores(
+    study: str, stage_inputs: StageInputs, num_prompts: int, run: Run, stage: str, annotators: Sequence[str]
+) -> dict[str, OracleScores]:
+    """{ANNOTATOR: what the oracle says under its profile} of the greedy answers of a stage's model to held-out prompts,
+    those of `stage_inputs`; kept in the run's folder, for one study.
+    """
+
+    def measure() -> Arrays:
+        asked, tokenizer = ask(stage_inputs, num_prompts, MAX_NEW_TOKENS), stage_inputs.tokenizer
+        answers = greedy_answer_ids(run.model(stage), tokenizer, asked.prompts.prompt_ids, asked.max_new_tokens)
+        arrays: Arrays = {}
+        for annotator in annotators:
+            scores = oracle_scores(stage_inputs.world, annotator, tokenizer, asked.prompts.tasks, answers)
+            arrays |= {f"{annotator}.{name}": column.astype(float) for name, column in scores._asdict().items()}
+        return arrays
+
+    key = {
+        "prompts": num_prompts,
+        "seed": stage_inputs.seed,
+        "annotators": list(annotators),
+        "model": run.stage(stage).weights_hash,
+    }
+    arrays = kept_arrays(run.path / f"study-{study}" / f"{stage}.safetensors", key, measure)
+    return {one: OracleScores(*(arrays[f"{one}.{name}"] for name in OracleScores._fields)) for one in annotators}

@@ -19,17 +19,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from labkit.evaluation.policies import OracleScores, greedy_answer_ids, oracle_scores, paired_oracle_metrics
+from labkit.evaluation.policies import OracleScores, paired_oracle_metrics
 from labkit.files import write_json, write_text
 from labkit.machine import describe_machine
-from labkit.model.transformer import Transformer
 from labkit.reporting.charts import figure_page, interval_chart
 from labkit.reporting.terminal import align_columns
 from labkit.runs.folder import Run
 from labkit.runs.plan import PlannedStage
 from labkit.runs.prepare import prepare_inputs
 from labkit.runs.recipe import Recipe
-from labkit.studies.measuring import MAX_NEW_TOKENS, Arrays, ask, kept_arrays
+from labkit.studies.measuring import greedy_oracle_scores
 from labkit.studies.methods import BASE, method_stage_name, recipe_of_methods, refuse_relabelled
 from labkit.studies.options import RoundsStudy
 from labkit.studies.seeds import compare_over_seeds, summarize_seeds
@@ -123,18 +122,8 @@ def _seed_metrics(
 
 def _scores(config: RoundsStudy, first: Run, of: Run, stage: str) -> OracleScores:
     """What the oracle says of the greedy answers of a stage's model to the first round's held-out prompts."""
-    inputs = prepare_inputs(first)
-    asked = ask(inputs, config.prompts, MAX_NEW_TOKENS)
-
-    def measure() -> Arrays:
-        model: Transformer = of.model(stage)
-        answers = greedy_answer_ids(model, inputs.tokenizer, asked.prompts.prompt_ids, asked.max_new_tokens)
-        scores = oracle_scores(inputs.world, inputs.annotator, inputs.tokenizer, asked.prompts.tasks, answers)
-        return {name: column.astype(float) for name, column in scores._asdict().items()}
-
-    key = {"prompts": config.prompts, "annotator": inputs.annotator, "model": of.stage(stage).weights_hash}
-    arrays = kept_arrays(of.path / "study-rounds" / f"{stage}.safetensors", key, measure)
-    return OracleScores(*(arrays[name] for name in OracleScores._fields))
+    inputs, annotator = prepare_inputs(first), first.recipe.annotation.annotator
+    return greedy_oracle_scores(config.name, inputs, config.prompts, of, stage, [annotator])[annotator]
 
 
 def text_report(result: dict[str, Any]) -> str:

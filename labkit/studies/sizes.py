@@ -16,7 +16,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from labkit.evaluation.policies import OracleScores, greedy_answer_ids, oracle_scores, paired_oracle_metrics
+from labkit.evaluation.policies import OracleScores, paired_oracle_metrics
 from labkit.files import write_json, write_text
 from labkit.machine import describe_machine
 from labkit.model.feedforward import Gated
@@ -25,7 +25,7 @@ from labkit.reporting.terminal import align_columns
 from labkit.runs.folder import Run
 from labkit.runs.prepare import prepare_inputs
 from labkit.runs.recipe import Recipe
-from labkit.studies.measuring import MAX_NEW_TOKENS, Arrays, ask, kept_arrays
+from labkit.studies.measuring import greedy_oracle_scores
 from labkit.studies.methods import BASE, method_stage_name, recipe_of_methods, refuse_relabelled
 from labkit.studies.options import SizesStudy
 from labkit.studies.seeds import summarize_seeds
@@ -68,7 +68,7 @@ def run(config: SizesStudy, recipe: Recipe, progress: Callable[[str], object] = 
             of_size = dataclasses.replace(recipe_of_size(recipe, *shape), seed=seed)
             opened = train_stages(of_size, folder, [*BASE, method_stage_name(config.method)])
             scores[size] = {
-                stage: _answers(opened, stage, config) for stage in ("sft", method_stage_name(config.method))
+                stage: _scores(opened, stage, config) for stage in ("sft", method_stage_name(config.method))
             }
             before, after = scores[size].values()
             sizes[size]["parameters"] = opened.model("sft").parameter_count
@@ -96,20 +96,10 @@ def run(config: SizesStudy, recipe: Recipe, progress: Callable[[str], object] = 
     return result
 
 
-def _answers(run: Run, stage: str, config: SizesStudy) -> OracleScores:
+def _scores(run: Run, stage: str, config: SizesStudy) -> OracleScores:
     """What the oracle says of the greedy answers of a stage's model to the held-out prompts."""
-    inputs = prepare_inputs(run)
-    asked = ask(inputs, config.prompts, MAX_NEW_TOKENS)
-
-    def measure() -> Arrays:
-        tokenizer, prompts = inputs.tokenizer, asked.prompts
-        answers = greedy_answer_ids(run.model(stage), tokenizer, prompts.prompt_ids, asked.max_new_tokens)
-        scores = oracle_scores(inputs.world, inputs.annotator, tokenizer, prompts.tasks, answers)
-        return {name: column.astype(float) for name, column in scores._asdict().items()}
-
-    key = {"prompts": config.prompts, "annotator": inputs.annotator, "model": run.stage(stage).weights_hash}
-    arrays = kept_arrays(run.path / "study-sizes" / f"{stage}.safetensors", key, measure)
-    return OracleScores(*(arrays[name] for name in OracleScores._fields))
+    inputs, annotator = prepare_inputs(run), run.recipe.annotation.annotator
+    return greedy_oracle_scores(config.name, inputs, config.prompts, run, stage, [annotator])[annotator]
 
 
 def text_report(result: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The runs of a study: a folder a seed, or a condition of it, made or gone on with."""
+"""The runs of a study: one folder per seed, or per setting of a seed, trained or resumed."""
 
 from __future__ import annotations
 

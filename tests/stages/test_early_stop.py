@@ -12,29 +12,16 @@ from labkit.model.transformer import Transformer
 from labkit.stages.early_stop import EarlyStop
 from labkit.stages.grpo import GRPO
 from labkit.stages.ppo import PPO
-from labkit.stages.rewards import REWARD_FUNCTIONS, Custom, reward_function
+from labkit.stages.rewards import Custom
 from labkit.stages.rollouts import RolloutSource
 from labkit.training.config import fingerprint
 from labkit.training.loop import fit
-from tests.tiny_alignment import TRAIN, tiny_materials
+from tests.tiny_alignment import TRAIN
 
 SHORT = dataclasses.replace(TRAIN, steps=8, batch_size=8, max_length=160, adamw_lr=1e-2, warmup_steps=0)
 
 
-@pytest.fixture(scope="module")
-def stage_inputs():
-    torch.set_num_threads(1)
-    return tiny_materials()
-
-
-@pytest.fixture(autouse=True)
-def vowels():
-    @reward_function("vowels")
-    def different_vowels(prompt: str, response: str) -> float:
-        return sum(vowel in response for vowel in "aeiou")
-
-    yield
-    REWARD_FUNCTIONS.clear()
+pytestmark = pytest.mark.usefixtures("vowels")
 
 
 def grpo(max_kl: float | None, train=SHORT) -> GRPO:

@@ -12,28 +12,15 @@ from labkit.losses.policy import truncated_importance_weights
 from labkit.model.transformer import Transformer
 from labkit.stages.grpo import GRPO
 from labkit.stages.off_policy import NoCorrection, TruncatedImportanceSampling
-from labkit.stages.rewards import REWARD_FUNCTIONS, Custom, reward_function
+from labkit.stages.rewards import Custom
 from labkit.stages.rollouts import RolloutSource
 from labkit.training.loop import fit
-from tests.tiny_alignment import TRAIN, tiny_materials
+from tests.tiny_alignment import TRAIN
 
 SHORT = dataclasses.replace(TRAIN, steps=4, batch_size=8, max_length=160, checkpoint_every=1)
 
 
-@pytest.fixture(scope="module")
-def stage_inputs():
-    torch.set_num_threads(1)
-    return tiny_materials()
-
-
-@pytest.fixture(autouse=True)
-def vowels():
-    @reward_function("vowels")
-    def different_vowels(prompt: str, response: str) -> float:
-        return sum(vowel in response for vowel in "aeiou")
-
-    yield
-    REWARD_FUNCTIONS.clear()
+pytestmark = pytest.mark.usefixtures("vowels")
 
 
 def grpo(**changes) -> GRPO:

@@ -34,32 +34,17 @@ from labkit.stages.credit import (
 from labkit.stages.grpo import GRPO
 from labkit.stages.policy_gradient import PolicyGradient
 from labkit.stages.reinforce import REINFORCE
-from labkit.stages.rewards import REWARD_FUNCTIONS, Custom, Ensemble, Verifier, Votes, reward_function
+from labkit.stages.rewards import Custom, Ensemble, Verifier, Votes, reward_function
 from labkit.stages.rollouts import RolloutSource
 from labkit.training.loop import fit
-from tests.tiny_alignment import TRAIN, tiny_materials
+from tests.tiny_alignment import TRAIN
 from tests.tiny_recipe import tiny_recipe
 
 KINDS = sorted(kind for kind, stage in STAGES.items() if issubclass(stage, PolicyGradient))
 SHORT = dataclasses.replace(TRAIN, steps=32, batch_size=16, max_length=160, adamw_lr=1e-2)
 
 
-@pytest.fixture(scope="module")
-def stage_inputs():
-    torch.set_num_threads(1)
-    return tiny_materials()
-
-
-@pytest.fixture(autouse=True)
-def vowels():
-    """A reward that an untrained model finds within seconds."""
-
-    @reward_function("vowels")
-    def different_vowels(prompt: str, response: str) -> float:
-        return sum(vowel in response for vowel in "aeiou")
-
-    yield
-    REWARD_FUNCTIONS.clear()
+pytestmark = pytest.mark.usefixtures("vowels")
 
 
 def stage(kind: str = "grpo", **changes):

@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 
 from labkit.errors import LabError
+from labkit.evaluation.policies import OracleScores
 from labkit.runs.folder import Run
 from labkit.studies import annotators as study
+from labkit.studies.measuring import MAX_NEW_TOKENS
 from labkit.studies.options import AnnotatorsStudy
 from tests.tiny_study import study_preset
 
 
 def test_both_annotators_judge_both_policies_of_one_fine_tuned_model(tmp_path):
     config = AnnotatorsStudy(preset="smoke", seeds=(0,), prompts=8, method="dpo", out=tmp_path)
-    result = study.run(config, study.study_recipe(config, study_preset(study.MAX_NEW_TOKENS)))
+    result = study.run(config, study.study_recipe(config, study_preset(MAX_NEW_TOKENS)))
     runs = {name: Run.open(tmp_path / f"seed-0-{name}") for name in config.annotators}
     assert {name: run.recipe.annotation.annotator for name, run in runs.items()} == {
         "concise": "concise",
@@ -24,12 +26,8 @@ def test_both_annotators_judge_both_policies_of_one_fine_tuned_model(tmp_path):
     assert (tmp_path / "annotators.html").is_file() and (tmp_path / "annotators.json").is_file()
 
 
-def arrays(**gold: list[float]) -> dict[str, np.ndarray]:
-    return {
-        f"{annotator}.{name}": np.array(values)
-        for annotator, values in gold.items()
-        for name in ("gold", "right", "unsupported", "polite")
-    }
+def arrays(**gold: list[float]) -> dict[str, OracleScores]:
+    return {annotator: OracleScores(*4 * [np.array(values)]) for annotator, values in gold.items()}
 
 
 def test_a_policy_wins_under_its_own_annotator():

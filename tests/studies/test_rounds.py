@@ -8,13 +8,14 @@ import pytest
 from labkit.runs.folder import Run
 from labkit.runs.settings import override_recipe
 from labkit.studies import rounds as study
+from labkit.studies.measuring import MAX_NEW_TOKENS
 from labkit.studies.options import RoundsStudy
 from tests.tiny_study import study_preset
 
 
 def test_each_round_comes_after_the_policy_of_the_one_before(tmp_path):
     config = RoundsStudy(preset="smoke", seeds=(0,), prompts=6, rounds=3, out=tmp_path)
-    preset = study_preset(study.MAX_NEW_TOKENS)
+    preset = study_preset(MAX_NEW_TOKENS)
     recipe = override_recipe(study.study_recipe(config, preset), ["--ppo.kl-coef", "0.7"], "study rounds")
     result = study.run(config, recipe)
 

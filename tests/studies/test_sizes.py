@@ -8,6 +8,7 @@ from labkit.errors import LabError
 from labkit.model.feedforward import Gated
 from labkit.runs.folder import Run
 from labkit.studies import sizes as study
+from labkit.studies.measuring import MAX_NEW_TOKENS
 from labkit.studies.options import SizesStudy
 from tests.tiny_study import study_preset
 
@@ -29,7 +30,7 @@ def test_the_rest_of_a_model_follows_from_its_size():
 
 def test_each_size_is_measured_before_and_after_and_beside_larger_ones(tmp_path):
     config = SizesStudy(preset="smoke", seeds=(0,), prompts=6, sizes=("16x1", "32x1"), method="dpo", out=tmp_path)
-    result = study.run(config, study.study_recipe(config, study_preset(study.MAX_NEW_TOKENS)))
+    result = study.run(config, study.study_recipe(config, study_preset(MAX_NEW_TOKENS)))
     small, large = result["sizes"].values()
     assert small["parameters"] < large["parameters"]
     opened = Run.open(tmp_path / "seed-0-16x1")
