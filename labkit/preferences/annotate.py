@@ -53,7 +53,10 @@ class AnnotationConfig:
     profiles who annotate too, each as many prompts as `annotator` in the mean; gold stays that of `annotator`, so that
     where they disagree they are wrong. position_bias, laziness, lazy_choice, rating_noise: what else than values
     decides, see `labkit.preferences.choosing`. judge: what chooses: the annotator's profile, or in its place written
-    principles, see `labkit.preferences.principles`; gold stays that of `annotator`.
+    principles, see `labkit.preferences.principles`; gold stays that of `annotator`. pairing: which two answers are
+    compared: the first with the second, the third with the fourth and so on; or the best with the worst of all, once
+    they are ranked, a pair a prompt, which differ more and are mistaken less often (Zephyr, Tunstall et al. 2023,
+    https://arxiv.org/abs/2310.16944, takes the best with one of the others).
     """
 
     annotator: str = "warm"
@@ -71,10 +74,11 @@ class AnnotationConfig:
     lazy_choice: LazyChoice = "coin"
     rating_noise: NonNegative = 0.5
     judge: ProfileJudge | Principles = ProfileJudge()
+    pairing: Literal["two_by_two", "best_with_worst"] = "two_by_two"
 
     added_fields = (
         *("format", "other_annotators", "position_bias", "laziness", "lazy_choice", "rating_noise"),
-        "judge",
+        *("judge", "pairing"),
     )
     older_names = {"num_generations": "samples", "max_new_tokens": "answer_tokens", "keep_ties": "ties"}
 
@@ -85,6 +89,11 @@ class AnnotationConfig:
                 "AnnotationConfig: position_bias and lazy_choice are of choices between answers, and with the format "
                 "ratings each is rated by itself. Leave position_bias at 0 and lazy_choice at coin."
             )
+        if self.pairing == "best_with_worst" and self.format != "pairs":
+            raise LabError(
+                f"AnnotationConfig: pairing says which answers are compared, and the format is {self.format}, which "
+                "keeps all of them. Set the format to pairs, or pairing to two_by_two."
+            )
         if isinstance(self.judge, Principles):
             self._check_only_principles()
 
@@ -94,6 +103,11 @@ class AnnotationConfig:
             raise LabError(
                 f"AnnotationConfig: Principles choose between two answers, and the format is {self.format}. Set it to "
                 "pairs, or the judge to ProfileJudge."
+            )
+        if self.pairing == "best_with_worst":
+            raise LabError(
+                "AnnotationConfig: a judge that follows Principles compares two answers and ranks none. Leave pairing "
+                "at two_by_two."
             )
         if self.other_annotators or self.position_bias or self.laziness:
             raise LabError(
@@ -226,6 +240,8 @@ def _pair_chooser(
 ) -> Callable[[Task, _Shown], Iterator[tuple[int, int]]]:
     """What chooses between the answers to a task: the annotator, or a judge that sees their words alone."""
     if isinstance(config.judge, ProfileJudge):
+        if config.pairing == "best_with_worst":
+            return lambda task, shown: shown.chooser.choose_best_and_worst(shown.answers, config.keep_ties)
         return lambda task, shown: shown.chooser.choose_two_by_two(shown.answers, config.keep_ties)
     judge = PrincipleJudge(config.judge, random.Random(f"principles {split} {seed}"))
 

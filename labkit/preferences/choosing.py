@@ -89,6 +89,12 @@ class Chooser:
             ranked.insert(low, place)
         return ranked
 
+    def choose_best_and_worst(self, shown: Sequence[ShownAnswer], keep_ties: bool) -> Iterator[tuple[int, int]]:
+        """The best and the worst of all, by `rank`, as (chosen, rejected); nothing where all have the same gold."""
+        ranked = self.rank(shown, keep_ties)
+        if len(ranked) > 1:
+            yield ranked[0], ranked[-1]
+
     def rate(self, answer: ShownAnswer) -> int:
         """From 1 to 5 by the gold score, 0 to 1, with the noise; where the answer is not read, any."""
         if self.laziness and self.rng.random() < self.laziness:

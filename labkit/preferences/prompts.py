@@ -84,3 +84,19 @@ class DatasetPrompts:
 
     def oracle_scores_if_known(self, indices: Sequence[int], answers: Sequence[Sequence[int]]) -> list[GoldScore]:
         return []
+
+
+class OffsetPrompts:
+    """The same prompts, of which `offset` is the first: index 0 is theirs."""
+
+    def __init__(self, prompts: IndexedPrompts, offset: int):
+        self.given, self.offset = prompts, offset
+
+    def prompt_ids(self, index: int) -> list[int]:
+        return self.given.prompt_ids(self.offset + index)
+
+    def messages(self, index: int) -> tuple[Message, ...]:
+        return self.given.messages(self.offset + index)
+
+    def oracle_scores_if_known(self, indices: Sequence[int], answers: Sequence[Sequence[int]]) -> list[GoldScore]:
+        return self.given.oracle_scores_if_known([self.offset + index for index in indices], answers)

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from labkit.configs import Count, NonNegative, Positive, Range, check_fields
+from labkit.configs import Count, CountOrNone, NonNegative, Positive, Range, check_fields
 from labkit.decoding.filters import COLDEST, HOTTEST, Part
 from labkit.errors import LabError
 from labkit.losses import clipped_value_loss, entropy, next_token_loss, token_logprobs
@@ -37,6 +37,7 @@ from labkit.losses.policy import ImportanceLevel, LossMean, importance_ratio, kl
 from labkit.machine import all_reduce_sum
 from labkit.model.actor_critic import ActorCritic, actor_critic_output, actor_of
 from labkit.model.reward_model import RewardModel
+from labkit.preferences.prompts import OffsetPrompts
 from labkit.stages.claims import Claim, Metrics
 from labkit.stages.clipping import ClippingChoice, NoClip
 from labkit.stages.credit import (
@@ -80,6 +81,7 @@ class PolicyGradientStage(Stage):
     max_kl: float | None = None
     sampler_top_p: float = 1.0
     sampler_precision: str | None = None
+    prompt_offset: int = 0
 
     @property
     def off_policy_correction(self) -> OffPolicyCorrection:
@@ -184,7 +186,8 @@ class PolicyGradientStage(Stage):
 
     def source(self, stage_inputs: StageInputs, model: Policy) -> BatchSource:
         """Rollouts of the policy, rewarded; the reference is a copy of the policy as it is before the first step."""
-        train, prompts = self.train, stage_inputs.prompts(self.train.max_length, self.max_new_tokens)
+        train = self.train
+        prompts = OffsetPrompts(stage_inputs.prompts(train.max_length, self.max_new_tokens), self.prompt_offset)
         return RolloutSource(
             prompts,
             self.sampler(stage_inputs),
@@ -329,7 +332,8 @@ class PolicyGradient(PolicyGradientStage):
     win back. max_kl: the nats per token from the policy that wrote a rollout above which it is left for a new one (see
     `EarlyStop`); None takes all `epochs` steps. sampler_top_p, sampler_precision: draw the answers from the nucleus
     alone, or in another precision than training's (None: the same; bf16 where the hardware has it), which training does
-    not know of; off_policy_correction: what it does about it. The others are axes: see the module.
+    not know of; off_policy_correction: what it does about it. prompt_offset: the index of the first prompt, so that a
+    policy that goes on from another is asked other prompts. The others are axes: see the module.
     """
 
     train: TrainConfig = TrainConfig()
@@ -351,8 +355,9 @@ class PolicyGradient(PolicyGradientStage):
     off_policy_correction: OffPolicyCorrection = NoCorrection()
     sampler_top_p: Part = 1.0
     sampler_precision: Literal["bf16", "fp32"] | None = None
+    prompt_offset: CountOrNone = 0
 
-    added_fields = ("max_kl", "off_policy_correction", "sampler_top_p", "sampler_precision")
+    added_fields = ("max_kl", "off_policy_correction", "sampler_top_p", "sampler_precision", "prompt_offset")
 
     def __post_init__(self) -> None:
         self.check_settings()

@@ -4,10 +4,11 @@
 
 A seed is a run of its own: tokenizer, pretraining, fine-tuning and reward model once, then each method from the same
 fine-tuned model. A method whose pairs another judge labels, as dpo-rlaif, has a second run, seed-N-rlaif, that begins
-with copies of the first two stages. Each policy and that model answer the same held-out prompts, greedily, and the
-oracle scores both answers to a prompt: gain in gold, win rate, right answers. The prompts are the run's own, so the
-spread of seeds holds that of prompts, too. A method is called better than another only outside the spread of seeds: see
-`labkit.studies.seeds`.
+with copies of the first two stages. Each policy and that model answer the same held-out prompts, and the oracle scores
+both answers to a prompt: gain in gold, win rate, right answers. They answer greedily, and by sampling at temperature 1,
+as the policies were trained: what a method does to a distribution need not have reached its mode. The prompts are the
+run's own, so the spread of seeds holds that of prompts, too. A method is called better than another only outside the
+spread of seeds: see `labkit.studies.seeds`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ from labkit.text.tokenizer import Tokenizer
 
 SHARED = ("pretrain", "sft")
 """The stages that a run with another judge begins with copies of."""
+SAMPLES = 4
+"""Answers to a prompt that each model draws."""
 LARGEST_FALL = 0.02
 """Of right answers, in any seed, that is not said."""
 
@@ -115,11 +118,12 @@ def measure_seed(runs: Mapping[str, Run], config: AlignmentStudy) -> dict[str, d
     """{METHOD: metrics} of one seed's finished runs, by their methods."""
     run = next(iter(runs.values()))
     inputs = prepare_inputs(run)
-    asked = ask(inputs, config.prompts, MAX_NEW_TOKENS)
+    asked = ask(inputs, config.prompts, MAX_NEW_TOKENS, SAMPLES)
     reference = run.model("sft")
     key = {
         "prompts": config.prompts,
         "max_new_tokens": MAX_NEW_TOKENS,
+        "samples": SAMPLES,
         "annotator": inputs.annotator,
         "sft": run.stage("sft").weights_hash,
     }
@@ -145,17 +149,23 @@ def measure_seed(runs: Mapping[str, Run], config: AlignmentStudy) -> dict[str, d
 
 
 def measure_policy(policy: Transformer, reference: Transformer | None, inputs: StageInputs, asked: Asked) -> Arrays:
-    """Of each prompt's greedy answer: gold, right, unsupported, polite, and how many tokens it has; and where there is
-    a reference, the KL from it, of a sampled answer.
+    """Of each of P prompts' greedy answer: gold, right, unsupported, polite, and how many tokens it has, [P] each; of n
+    sampled answers sampled_gold and sampled_right, [P, n]; and where there is a reference, the KL from it, [P].
     """
     tokenizer, tasks, prompts = inputs.tokenizer, asked.prompts.tasks, asked.prompts.prompt_ids
     answers = greedy_answer_ids(policy, tokenizer, prompts, asked.max_new_tokens)
     scores = oracle_scores(inputs.world, inputs.annotator, tokenizer, tasks, answers)
     arrays: Arrays = {name: column.astype(float) for name, column in scores._asdict().items()}
     arrays["tokens"] = answer_lengths(tokenizer, answers)
+    samples = asked.draws.shape[1]
+    drawn, each = sampled_answers(policy, tokenizer, asked), [task for task in tasks for _ in range(samples)]
+    sampled = oracle_scores(inputs.world, inputs.annotator, tokenizer, each, drawn)
+    for name in ("gold", "right"):
+        arrays[f"sampled_{name}"] = getattr(sampled, name).astype(float).reshape(-1, samples)
     if reference is not None:
-        sampled = sampled_answers(policy, tokenizer, asked)
-        arrays["kl"] = kl_of_answers(policy, reference, tokenizer, prompts, sampled)
+        repeated = [prompt for prompt in prompts for _ in range(samples)]
+        kl = kl_of_answers(policy, reference, tokenizer, repeated, drawn)
+        arrays["kl"] = kl.reshape(-1, samples).mean(1)
     return arrays
 
 
@@ -167,9 +177,13 @@ def answer_lengths(tokenizer: Tokenizer, answers: Sequence[Sequence[int]]) -> An
 def paired_metrics(after: Arrays, before: Arrays) -> dict[str, float]:
     """A policy beside the fine-tuned model, from what `measure_policy` found of both."""
     scores = [OracleScores(*(one[name] for name in OracleScores._fields)) for one in (after, before)]
-    metrics = paired_oracle_metrics(*scores)
-    return metrics | {
-        "right_gain": metrics["right"] - metrics["right_before"],
+    gain = after["sampled_gold"] - before["sampled_gold"]
+    return paired_oracle_metrics(*scores) | {
+        "sampled_gold_gain": float(gain.mean()),
+        "sampled_win_rate": float(((gain > 0) + 0.5 * (gain == 0)).mean()),
+        "sampled_right": float(after["sampled_right"].mean()),
+        "sampled_right_before": float(before["sampled_right"].mean()),
+        "right_gain": float(after["right"].mean() - before["right"].mean()),
         "kl": float(after["kl"].mean()),
         "tokens": float(after["tokens"].mean()),
         "tokens_before": float(before["tokens"].mean()),
@@ -195,7 +209,7 @@ def compare_methods(found: dict[str, list[dict[str, float]]]) -> list[SeedCompar
 def text_report(result: dict[str, Any]) -> str:
     """The result as a table, the best method first, and what can be said of the best one beside the others."""
     methods = sorted(result["methods"], key=lambda name: -result["methods"][name]["over_seeds"]["gold_gain"]["mean"])
-    heads = ["", "gold gain", "95 % interval", "win rate", "95 % interval", "right before", "right", "KL", "tokens"]
+    heads = ["", "gold gain (95 % interval)", "win rate", "win rate, sampled", "right before", "right", "KL", "tokens"]
     rows = [[*heads, "training s"], *(_row(name, result["methods"][name]) for name in methods)]
     best = [one["words"] for one in result["comparisons"] if methods and one["first"] == methods[0]]
     lines = [align_columns(rows), "", _reading(result), *_warnings(result)]
@@ -209,12 +223,12 @@ def _row(name: str, method: dict[str, Any]) -> list[str]:
     over, gain, wins = method["over_seeds"], gain_interval(method), win_interval(method)
     mean = {key: summary["mean"] for key, summary in over.items()}
     spread = "" if over["gold_gain"]["spread"] is None else f" ± {over['gold_gain']['spread']:.3f}"
+    sampled = sampled_win_interval(method)
     return [
         name,
-        f"{mean['gold_gain']:+.3f}{spread}",
-        f"{gain[0]:+.3f} to {gain[1]:+.3f}",
-        f"{mean['win_rate']:.3f}",
-        f"{wins[0]:.3f} to {wins[1]:.3f}",
+        f"{mean['gold_gain']:+.3f}{spread} ({gain[0]:+.3f} to {gain[1]:+.3f})",
+        f"{mean['win_rate']:.3f} ({wins[0]:.3f} to {wins[1]:.3f})",
+        f"{mean['sampled_win_rate']:.3f}" + (f" ({sampled[0]:.3f} to {sampled[1]:.3f})" if sampled else ""),
         f"{100 * mean['right_before']:.1f} %",
         f"{100 * mean['right']:.1f} %",
         f"{mean['kl']:.2f}",
@@ -238,6 +252,12 @@ def win_interval(method: dict[str, Any]) -> tuple[float, float]:
     return (over["low"], over["high"]) if over["low"] is not None else (first["win_low"], first["win_high"])
 
 
+def sampled_win_interval(method: dict[str, Any]) -> tuple[float, float] | None:
+    """Of the win rate of sampled answers, 95 % over seeds; None of one seed."""
+    over = method["over_seeds"]["sampled_win_rate"]
+    return None if over["low"] is None else (over["low"], over["high"])
+
+
 def _reading(result: dict[str, Any]) -> str:
     count = len(result["seeds"])
     over = (
@@ -246,7 +266,10 @@ def _reading(result: dict[str, Any]) -> str:
         else f"Seed {result['seeds'][0]} alone: the intervals are over prompts, and say nothing of other seeds."
     )
     prompts = " and ".join(dict.fromkeys(map(str, result["prompts"])))
-    paired = f"{prompts} held-out prompts, paired with the fine-tuned model's answers; KL from it in nats per answer."
+    paired = (
+        f"{prompts} held-out prompts, paired with the fine-tuned model's answers; KL from it in nats per answer.\n"
+        f"Answers are greedy; sampled: {SAMPLES} to a prompt at temperature 1, of both models from the same draws."
+    )
     return f"{over}\n{paired}"
 
 
@@ -254,10 +277,13 @@ def _warnings(result: dict[str, Any]) -> list[str]:
     """Methods of which not even a gain is sure, and those after which fewer answers are right."""
     methods = result["methods"].items()
     unsure = [name for name, method in methods if win_interval(method)[0] <= 0.5]
+    unsure_sampled = [name for name, method in methods if (sampled_win_interval(method) or (1.0,))[0] <= 0.5]
     fell = [name for name, method in methods if method["over_seeds"]["right_gain"]["lowest"] < -LARGEST_FALL]
     said = []
     if unsure:
         said.append(f"Win rate not above 0.5 beyond chance: {', '.join(unsure)}.")
+    if unsure_sampled:
+        said.append(f"Sampled answers do not win beyond chance: {', '.join(unsure_sampled)}.")
     if fell:
         said.append(
             f"Right answers fell by more than {100 * LARGEST_FALL:.0f} percentage points in a seed: {', '.join(fell)}."

@@ -16,8 +16,8 @@ A seed is a run of its own. Its stages:
     grpo-mean4-1 …                as grpo-one, rewarded by an ensemble: its mean, worst, or mean less deviation
 
 Where this departs from the paper: the true reward is the oracle's, not a larger reward model's; a policy's checkpoints
-are stages, so that the moments of Adam, the learning rate's schedule and the prompts begin anew at each; every reward
-model has seen the same pairs, as in Coste et al.
+are stages, so that the moments of Adam and the learning rate's schedule begin anew at each, while the prompts go on;
+every reward model has seen the same pairs, as in Coste et al.
 """
 
 from __future__ import annotations
@@ -89,8 +89,11 @@ def _stage(config: OveroptimisationStudy, planned: PlannedStage) -> PlannedStage
             size, combination = config.judges[judge]
             combine = COMBINE[combination]
             reward = RewardModelScore() if size == 1 else Ensemble(config.reward_stages[:size], combine)
-            after = names[names.index(name) - 1] if name != names[0] else None
-            return PlannedStage(name, _policy(config, stage, config.steps, reward=reward, kl=NoKL()), after)
+            link = names.index(name)
+            asked = link * config.steps * stage.train.batch_size // stage.num_generations
+            axes: dict[str, Any] = {"reward": reward, "kl": NoKL(), "prompt_offset": asked}
+            after = names[link - 1] if link else None
+            return PlannedStage(name, _policy(config, stage, config.steps, **axes), after)
     return planned
 
 

@@ -9,6 +9,7 @@ from labkit.configs import from_dict
 from labkit.errors import LabError
 from labkit.preferences.annotate import AnnotationConfig
 from labkit.preferences.choosing import Chooser, ShownAnswer
+from labkit.preferences.principles import Principles
 from labkit.world.profiles import Annotator
 
 MANY = 4000
@@ -68,6 +69,13 @@ def test_choices_two_by_two():
     assert with_tie[0] == (1, 0) and sorted(with_tie[1]) == [2, 3] and len(with_tie) == 2
 
 
+def test_the_best_and_the_worst_of_all_are_one_pair():
+    assert list(chooser().choose_best_and_worst(shown(0.5, 0.1, 0.9, 0.1, 0.7), keep_ties=False)) == [(2, 1)]
+    assert list(chooser().choose_best_and_worst(shown(0.5, 0.5), keep_ties=False)) == []
+    ((best, worst),) = chooser().choose_best_and_worst(shown(0.5, 0.5), keep_ties=True)
+    assert {best, worst} == {0, 1}
+
+
 def test_a_ranking_without_mistakes_is_golds():
     golds = [0.3, 0.9, 0.1, 0.5, 0.7]
     assert [golds[place] for place in chooser().rank(shown(*golds), keep_ties=False)] == sorted(golds, reverse=True)
@@ -114,6 +122,13 @@ def test_the_noise_of_ratings_and_those_that_are_not_read():
     assert {chooser(rating_noise=9.0).rate(GOOD) for _ in range(3)} <= set(range(1, 6))
     unread = [lazy.rate(GOOD) for _ in range(MANY)]
     assert is_near(unread.count(5) / MANY, 0.5 + 0.5 / 5) and is_near(unread.count(2) / MANY, 0.5 / 5)
+
+
+def test_a_pairing_is_of_pairs_that_an_annotator_chooses():
+    with pytest.raises(LabError, match="pairing says which answers are compared, and the format is rankings"):
+        AnnotationConfig(pairing="best_with_worst", format="rankings")
+    with pytest.raises(LabError, match="Principles compares two answers and ranks none"):
+        AnnotationConfig(pairing="best_with_worst", judge=Principles())
 
 
 def test_what_ratings_cannot_have_is_refused():

@@ -30,7 +30,7 @@ from labkit.preferences.annotate import (
     write_annotated_pairs,
     write_annotated_rankings,
 )
-from labkit.preferences.prompts import DatasetPrompts, WorldPrompts
+from labkit.preferences.prompts import DatasetPrompts, OffsetPrompts, WorldPrompts
 from labkit.text.chat import texts_with_leading_space
 from labkit.text.pairs import PreferencePair
 from labkit.text.tokenizer import Tokenizer
@@ -155,6 +155,19 @@ def test_rankings_are_of_all_different_answers_best_first(lab, answered):
     assert noisy == generate_annotated_rankings(model, tokenizer, world, SMALL, "train", 12)
 
 
+def test_the_best_with_the_worst_are_the_ends_of_the_ranking(lab, answered):
+    world, tokenizer, model = lab
+    rankings = generate_annotated_rankings(model, tokenizer, world, SMALL, "train", 12)
+    ends = dataclasses.replace(SMALL, pairing="best_with_worst")
+    pairs = generate_annotated_pairs(model, tokenizer, world, ends, "train", 12)
+    assert [(one.pair.chosen, one.pair.rejected) for one in pairs] == [
+        (one.ranking.answers[0], one.ranking.answers[-1]) for one in rankings
+    ]
+    assert [(one.chosen_gold, one.rejected_gold) for one in pairs] == [
+        (one.golds[0], one.golds[-1]) for one in rankings
+    ]
+
+
 def test_rankings_come_back_from_disk(lab, answered, tmp_path):
     world, tokenizer, model = lab
     rankings = generate_annotated_rankings(model, tokenizer, world, SMALL, "train", 12)
@@ -263,6 +276,14 @@ def test_prompts_of_the_world_fit_and_are_judged(lab):
     assert len(prompts.oracle_scores_if_known([0, 1, 1], [answer] * 3)) == 3
     with pytest.raises(LabError, match="train.max_length leaves 2 tokens for a prompt"):
         WorldPrompts(tokenizer, world, "warm", max_prompt_tokens=2, seed=7).prompt_ids(0)
+
+
+def test_prompts_may_begin_further_on(lab):
+    world, tokenizer, _ = lab
+    prompts = WorldPrompts(tokenizer, world, "warm", max_prompt_tokens=150, seed=7)
+    later, answer = OffsetPrompts(prompts, 5), tokenizer.encode(" I do not know.")
+    assert later.prompt_ids(2) == prompts.prompt_ids(7) and later.messages(0) == prompts.messages(5)
+    assert later.oracle_scores_if_known([1], [answer]) == prompts.oracle_scores_if_known([6], [answer])
 
 
 def test_given_prompts_that_do_not_fit_are_left_out(lab):

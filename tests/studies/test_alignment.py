@@ -8,13 +8,16 @@ import pytest
 
 from labkit.commands.main import main
 from labkit.errors import LabError
+from labkit.evaluation.policies import oracle_scores
 from labkit.preferences.principles import Principles, ProfileJudge
 from labkit.runs import pipeline
 from labkit.runs.extend import extend_run
 from labkit.runs.folder import Run
+from labkit.runs.prepare import prepare_inputs
 from labkit.stages.rewards import Verifier
 from labkit.studies import alignment as study
 from labkit.studies import annotators
+from labkit.studies.measuring import ask, sampled_answers
 from labkit.studies.methods import method_names, recipe_of_methods
 from labkit.studies.options import AnnotatorsStudy
 from tests.tiny_study import study_preset
@@ -44,6 +47,24 @@ def test_the_numbers_are_those_of_the_reports(made):
             assert found[name] == pytest.approx(report[method]["metrics"][name]), name
         assert found["seconds"] == report[method]["seconds"] and found["kl"] >= 0
     assert json.loads((out / "alignment.json").read_text())["methods"] == result["methods"]
+
+
+def test_sampled_answers_are_measured_too(made):
+    """Of what sampling gives the policy at temperature 1, from the draws that the fine-tuned model answers with, too."""
+    out, result = made
+    (found,) = result["methods"]["ppo"]["seeds"]
+    run = Run.open(out / "seed-0")
+    inputs = prepare_inputs(run)
+    asked_for = ask(inputs, 8, study.MAX_NEW_TOKENS, study.SAMPLES)
+    tasks = [task for task in asked_for.prompts.tasks for _ in range(study.SAMPLES)]
+    gold = {}
+    for name in ("sft", "ppo"):
+        drawn = sampled_answers(run.model(name), inputs.tokenizer, asked_for)
+        gold[name] = oracle_scores(inputs.world, inputs.annotator, inputs.tokenizer, tasks, drawn).gold
+    gain = gold["ppo"] - gold["sft"]
+    assert found["sampled_gold_gain"] == pytest.approx(gain.mean())
+    assert found["sampled_win_rate"] == pytest.approx(((gain > 0) + 0.5 * (gain == 0)).mean())
+    assert 0 <= found["sampled_right"] <= 1
 
 
 def test_the_table_and_the_figure_say_what_one_seed_can(made):
@@ -123,8 +144,9 @@ def test_another_recipe_and_other_settings_are_refused_by_name(made):
     assert (out / "seed-0" / "recipe.json").read_bytes() == before
 
 
-def metrics(gain: float, right_gain: float = 0.0, win: float = 0.7) -> dict[str, float]:
+def metrics(gain: float, right_gain: float = 0.0, win: float = 0.7, sampled: float = 0.6) -> dict[str, float]:
     return {
+        **{"sampled_gold_gain": gain, "sampled_win_rate": sampled, "sampled_right": 0.8, "sampled_right_before": 0.8},
         **{"gold_gain": gain, "gold_gain_standard_error": 0.01, "win_rate": win, "win_low": 0.6, "win_high": 0.8},
         **{"right_before": 0.9, "right": 0.9 + right_gain, "right_gain": right_gain, "kl": 2.0, "tokens": 12.0},
         **{"tokens_before": 10.0, "training_seconds": 30.0, "prompts": 500},
@@ -135,7 +157,7 @@ def test_several_seeds_give_means_intervals_and_verdicts():
     found = {
         "ppo": [metrics(0.24), metrics(0.25), metrics(0.26)],
         "dpo": [metrics(0.20), metrics(0.20), metrics(0.20, right_gain=-0.03)],
-        "kto": [metrics(0.21, win=0.4), metrics(0.25, win=0.5), metrics(0.29)],
+        "kto": [metrics(0.21, win=0.4, sampled=0.5), metrics(0.25, win=0.5, sampled=0.55), metrics(0.29)],
     }
     result: dict[str, Any] = {
         "seeds": [0, 1, 2],
@@ -150,6 +172,9 @@ def test_several_seeds_give_means_intervals_and_verdicts():
     assert "inside the spread of seeds" in text
     assert "Right answers fell by more than 2 percentage points in a seed: dpo." in text
     assert "Win rate not above 0.5 beyond chance: kto." in text
+    assert (
+        "Sampled answers do not win beyond chance: kto." in text and "0.550 (0.426 to 0.674)" in text
+    )  # ± 4.303 · .05/√3
     figure = study.gain_figure(result)
     assert set(figure.data[0].y) == {"ppo", "dpo", "kto"} and len(figure.data[1].x) == 9
     assert "not beyond the spread of seeds" in figure.layout.title.text

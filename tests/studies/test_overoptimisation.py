@@ -50,6 +50,8 @@ def test_the_plan_of_the_study(tmp_path):
     assert recipe.preceding_reward_stage("grpo-one-2") == recipe.preceding_reward_stage("grpo-kl-2") == "reward"
     assert stages["grpo-kl-1"].kl == KLInLoss(0.3) and stages["grpo-kl-1"].train.steps == 2
     assert {recipe.predecessor(name) for name in config.reward_stages} == {"sft"}
+    asked_in_a_link = config.steps * stages["grpo-one-1"].train.batch_size // stages["grpo-one-1"].num_generations
+    assert [stages[f"grpo-one-{link}"].prompt_offset for link in (1, 2)] == [0, asked_in_a_link]
     assert {stage.train.adamw_lr for name, stage in stages.items() if name.startswith("grpo")} == {5e-5}
     assert stages["reward"].train.adamw_lr != 5e-5
 
