@@ -50,7 +50,7 @@ def test_the_numbers_are_those_of_the_reports(made):
 
 
 def test_sampled_answers_are_measured_too(made):
-    """Of what sampling gives the policy at temperature 1, from the draws that the fine-tuned model answers with, too."""
+    """Of what sampling gives the policy at temperature 1, from the draws of the fine-tuned model."""
     out, result = made
     (found,) = result["methods"]["ppo"]["seeds"]
     run = Run.open(out / "seed-0")
