@@ -76,7 +76,7 @@ class OnlineDPO(AnswerSelectionStage):
         """(summed loss of the pairs, how many prompts, what to watch). accuracy: of the pairs, how many the policy
         ranks as the reward does.
         """
-        x, _ = actor_critic_output(model, batch.inputs, batch.mask)
+        x, _ = actor_critic_output(model, batch.inputs, batch.mask, self.train.prefix_sharing)
         policy = completion_logprobs(actor_of(model), x, batch, self.temperature).sum(-1)
         scores, reference = self.group_scores(batch), batch.reference_logprobs.sum(-1)
         first = torch.arange(len(scores), device=scores.device) * self.num_generations

@@ -29,6 +29,7 @@ from torch import Tensor
 from labkit.configs import Count
 from labkit.machine import all_reduce_sum
 from labkit.model.actor_critic import actor_of
+from labkit.model.prefix_sharing import row_hidden_states
 from labkit.stages.answer_selection import AnswerSelectionStage
 from labkit.stages.inputs import token_count_metric
 from labkit.stages.policy_gradient import PolicyGradientStage, Temperature
@@ -112,7 +113,8 @@ class RejectionSampling(AnswerSelectionStage):
         mask = (batch.mask & kept.flatten().unsqueeze(-1))[rows]
         learnt = Batch(batch.inputs[rows], batch.labels[rows], mask)
         actor = actor_of(model)
-        loss = -completion_logprobs(actor, actor.hidden_states(learnt.inputs), learnt).sum()
+        x = row_hidden_states(actor, learnt.inputs, learnt.mask, self.train.prefix_sharing)
+        loss = -completion_logprobs(actor, x, learnt).sum()
 
         count = mask.sum()
         total, tokens = all_reduce_sum(kept.sum().float()), all_reduce_sum(count.float())
