@@ -207,8 +207,8 @@ class KTO(PreferencePolicy):
         reference, other_reference = torch.from_numpy(self._held_out_row_reference(stage_inputs)).unbind(1)
         kl, good = kto_kl((other - other_reference).sum(), torch.tensor(len(rows))), _labels(answers)
         loss, reward = self._loss(policy, reference, good, kl)
-        counted = once_in_lists(answers) if stage_inputs.preference_split.rankings else range(len(answers))
-        measured = {"validation_loss": float(loss[list(counted)].mean())}
+        counted = once_in_lists(answers) if stage_inputs.preference_split.rankings else []
+        measured = {"validation_loss": float(loss[counted or slice(None)].mean())}  # where all are middling, of all
         if stage_inputs.feedback == "labels":
             measured["label_accuracy"] = float(((reward > self.beta * kl) == good).float().mean())
         else:

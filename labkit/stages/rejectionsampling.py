@@ -122,9 +122,7 @@ class RejectionSampling(AnswerSelectionStage):
         return loss, count, watched | {name: mean * count for name, mean in batch.metrics.items()}
 
     def flops(self, model: Policy, tokens: float) -> float:
-        """Of the answers that are learnt, and of a rollout's forward passes over all: sampling, policy, reference and
-        reward models.
-        """
-        passes = 3 + (len(self.reward_stages) or self.needs_reward_model)
+        """Of the answers that are learnt, and of the forward passes over all that are drawn: see `forward_passes`."""
+        passes = self.forward_passes(1) * self.num_generations * self.drawn_for_each_learnt() / self.epochs
         per_token = actor_of(model).training_flops_per_token(self.train.max_length)
-        return tokens * per_token * (1 + passes * self.num_generations / 3 / self.epochs)
+        return tokens * per_token * (1 + passes / 3)
