@@ -9,7 +9,7 @@ from typing import Any
 
 from labkit.errors import LabError, count_with_noun
 from labkit.runs.settings import override_recipe, parse_known_args
-from labkit.studies.options import STUDIES, Study
+from labkit.studies.options import STUDIES, Study, refuse_own_settings
 
 SUMMARIES = {
     "alignment": "each method that learns from preferences, from the same fine-tuned model",
@@ -27,6 +27,9 @@ def command(arguments: list[str]) -> int:
     if name in ("-h", "--help"):
         print(_help())
         return 0
+    if name.startswith("-"):
+        named = next((argument for argument in given if argument in STUDIES), "NAME")
+        raise LabError(f"Give the study's name first, as in labkit study {named} {name} …")
     if name not in STUDIES:
         raise LabError(f"There is no study {name!r}; the studies are {', '.join(STUDIES)}.")
     options, rest = parse_known_args(STUDIES[name], f"study {name}", given)
@@ -45,6 +48,7 @@ def command(arguments: list[str]) -> int:
 def _run(study: Any, options: Study, rest: list[str]) -> dict[str, Any]:
     from labkit.runs.presets import make_recipe
 
+    refuse_own_settings(options.name, study.own_settings(options), rest)
     recipe = override_recipe(study.study_recipe(options, make_recipe(options.preset)), rest, f"study {options.name}")
     return study.run(options, recipe, lambda line: print(f"study {options.name}: {line}", file=sys.stderr))
 

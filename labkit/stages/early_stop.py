@@ -38,13 +38,13 @@ class EarlyStop:
         self.skipped = 0
         if taken < self.epochs and self.kl <= self.max_kl:
             return self.iteration, within
-        self.skipped, self.kl = self.epochs - taken, 0.0
+        self.skipped = self.epochs - taken
         self.iteration, self.first = self.iteration + 1, number
         return self.iteration, 0
 
     def metrics(self, device: torch.device) -> dict[str, Tensor]:
-        """Of the step that comes: rollout_kl, in nats per token since the rollout; skipped_steps, how many were left
-        out of the rollout before, said once.
+        """Of the step that comes: skipped_steps, how many were left out of the rollout before, said once; rollout_kl,
+        the KL that was measured before it, in nats per token: where steps were left out, the one that ended them.
         """
         return {
             "rollout_kl": torch.tensor(self.kl, device=device),

@@ -77,6 +77,7 @@ class GenerativeJudging(Stage):
     }
 
     def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
+        self.refuse_prefix_sharing()
         stage_inputs.check_pairs(self.train.max_length)
         if stage_inputs.preferences is not None:
             self._pairs(stage_inputs)

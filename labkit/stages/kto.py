@@ -33,6 +33,7 @@ from labkit.errors import LabError, count_with_noun
 from labkit.evaluation.metrics import MetricSpec
 from labkit.losses import KTOLoss, kto_kl, kto_loss
 from labkit.machine import all_reduce_sum
+from labkit.model.prefix_sharing import row_hidden_states
 from labkit.stages.doctor import PREFERENCE_CHECKS, one_kind_of_label
 from labkit.stages.inputs import StageInputs, token_count_metric
 from labkit.stages.preference_policy import (
@@ -164,9 +165,9 @@ class KTO(PreferencePolicy):
         """(summed loss, how many answers, sums of what the policy implies of them)."""
         desirable, rows = batch.desirable, len(batch.desirable)
         reference, other_reference = batch.reference_logprobs.chunk(2)
-        policy = _answer_logprobs(model, batch, slice(rows))
+        policy = self._answer_logprobs(model, batch, slice(rows))
         with torch.no_grad():  # second, since autocast keeps its copies of the weights, here without their gradients
-            other = _answer_logprobs(model, batch, slice(rows, None))
+            other = self._answer_logprobs(model, batch, slice(rows, None))
         sums = torch.stack([(other - other_reference).sum(), policy.new_tensor(rows), desirable.sum()])
         log_ratio_sum, every, good = all_reduce_sum(sums)
         kl = kto_kl(log_ratio_sum, every)
@@ -182,6 +183,12 @@ class KTO(PreferencePolicy):
             "kl": kl * rows,
         }
         return loss.sum(), torch.tensor(rows, device=loss.device), metrics | token_count_metric(batch.inputs)
+
+    def _answer_logprobs(self, model: Transformer, batch: LabeledBatch, rows: slice) -> Tensor:
+        """Log-probability of the answers in these rows: [B] nats."""
+        inputs, labels, mask = batch.inputs[rows], batch.labels[rows], batch.mask[rows]
+        x = row_hidden_states(model, inputs, mask, self.train.prefix_sharing)
+        return model.label_logprobs(x, labels, mask).sum(-1)
 
     def _loss(self, policy: Tensor, reference: Tensor, desirable: Tensor, kl: Tensor) -> KTOLoss:
         weights = {"desirable_weight": self.desirable_weight, "undesirable_weight": self.undesirable_weight}
@@ -200,8 +207,8 @@ class KTO(PreferencePolicy):
         reference, other_reference = torch.from_numpy(self._held_out_row_reference(stage_inputs)).unbind(1)
         kl, good = kto_kl((other - other_reference).sum(), torch.tensor(len(rows))), _labels(answers)
         loss, reward = self._loss(policy, reference, good, kl)
-        counted = once_in_lists(answers) if stage_inputs.preference_split.rankings else range(len(answers))
-        measured = {"validation_loss": float(loss[list(counted)].mean())}
+        counted = once_in_lists(answers) if stage_inputs.preference_split.rankings else []
+        measured = {"validation_loss": float(loss[counted or slice(None)].mean())}  # where all are middling, of all
         if stage_inputs.feedback == "labels":
             measured["label_accuracy"] = float(((reward > self.beta * kl) == good).float().mean())
         else:
@@ -237,12 +244,6 @@ def _mean_logprobs(logprobs: Tensor, good: Tensor, suffix: str = "") -> dict[str
     """Of the good answers and of the others, as far as there are some: [N] nats, whether each is good [N]."""
     parts = {"chosen_logprob": logprobs[good], "rejected_logprob": logprobs[~good]}
     return {f"{name}{suffix}": float(part.mean()) for name, part in parts.items() if len(part)}
-
-
-def _answer_logprobs(model: Transformer, batch: LabeledBatch, rows: slice) -> Tensor:
-    """Log-probability of the answers in these rows: [B] nats."""
-    inputs, labels, mask = batch.inputs[rows], batch.labels[rows], batch.mask[rows]
-    return model.label_logprobs(model.hidden_states(inputs), labels, mask).sum(-1)
 
 
 def _warn_of_contradictions(answers: Sequence[LabeledAnswer]) -> None:

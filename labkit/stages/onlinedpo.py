@@ -74,9 +74,9 @@ class OnlineDPO(AnswerSelectionStage):
 
     def objective(self, model: Policy, batch: Rollout) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """(summed loss of the pairs, how many prompts, what to watch). accuracy: of the pairs, how many the policy
-        ranks as the reward does.
+        ranks as the reward does; it and the rewards of the two are left out where there is no pair.
         """
-        x, _ = actor_critic_output(model, batch.inputs, batch.mask)
+        x, _ = actor_critic_output(model, batch.inputs, batch.mask, self.train.prefix_sharing)
         policy = completion_logprobs(actor_of(model), x, batch, self.temperature).sum(-1)
         scores, reference = self.group_scores(batch), batch.reference_logprobs.sum(-1)
         first = torch.arange(len(scores), device=scores.device) * self.num_generations
@@ -87,7 +87,7 @@ class OnlineDPO(AnswerSelectionStage):
         loss, better, worse = loss_of(*sides, beta=self.beta)
 
         prompts = torch.tensor(len(scores), device=scores.device)
-        per_pair = all_reduce_sum(prompts.float()) / all_reduce_sum(differ.sum().float()).clamp(min=1)
+        per_pair = all_reduce_sum(prompts.float()) / all_reduce_sum(differ.sum().float())  # infinite: 0 of 0 pairs, NaN
         watched = {
             "accuracy": ((better > worse) * differ).sum() * per_pair,
             "chosen_reward": (better * differ).sum() * per_pair,

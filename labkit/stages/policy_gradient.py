@@ -22,6 +22,7 @@ what each token was worth. Then the policy is moved so that what was better than
 from __future__ import annotations
 
 import copy
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -287,13 +288,29 @@ class PolicyGradientStage(Stage):
         return frozen | ({"reward model": stage_inputs.reward_model()} if self.needs_reward_model else {})
 
     def flops(self, model: Policy, tokens: float) -> float:
-        """Of the models that are trained, and of a rollout's forward passes: sampling, each trained model, reference,
-        and reward model.
+        """Of the models that are trained, and of all rollouts' forward passes: see `forward_passes`. Where max_kl ends
+        rollouts early there are more of them, which are not counted.
         """
         trained = 1 + isinstance(model, ActorCritic)
-        forward_passes = 2 + trained + (len(self.reward_stages) or self.needs_reward_model)
+        passes = self.forward_passes(trained) * self.drawn_for_each_learnt() / self.epochs
         per_token = actor_of(model).training_flops_per_token(self.train.max_length)
-        return tokens * per_token * (trained + forward_passes / 3 / self.epochs)
+        return tokens * per_token * (trained + passes / 3)
+
+    def forward_passes(self, trained: int) -> int:
+        """Over each answer of a rollout: sampling, each of the models that are trained, reference and reward models;
+        the KL before each step but the first, and the sampler's probabilities, where these are asked for.
+        """
+        judges = len(self.reward_stages) or int(self.needs_reward_model)
+        kl = self.epochs - 1 if self.max_kl is not None else 0
+        sampler = self.sampler_top_p < 1 or self.sampler_precision not in (None, self.train.precision)
+        return 2 + trained + judges + kl + sampler
+
+    def drawn_for_each_learnt(self) -> float:
+        """Answers that are drawn for each that is learnt from as often as the settings say: 1, and more where the
+        stage ends within a rollout.
+        """
+        schedule = self.rollout_schedule().steps_per_rollout
+        return math.ceil(self.train.steps / schedule) * schedule / self.train.steps
 
     @classmethod
     def claim(cls, metrics: Metrics, predecessor_metrics: Metrics) -> Claim | None:

@@ -47,6 +47,9 @@ class Pretrain(Stage):
     def initial_model(self, stage_inputs: StageInputs) -> Transformer:
         return stage_inputs.new_model()
 
+    def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
+        self.refuse_prefix_sharing()
+
     def source(self, stage_inputs: StageInputs, model: object) -> BatchSource:
         """RandomChunkSource of the real text, or the world's documents, one a row, which never end."""
         from labkit.text.sources import DocumentSource, RandomChunkSource

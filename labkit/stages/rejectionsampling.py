@@ -29,6 +29,7 @@ from torch import Tensor
 from labkit.configs import Count
 from labkit.machine import all_reduce_sum
 from labkit.model.actor_critic import actor_of
+from labkit.model.prefix_sharing import row_hidden_states
 from labkit.stages.answer_selection import AnswerSelectionStage
 from labkit.stages.inputs import token_count_metric
 from labkit.stages.policy_gradient import PolicyGradientStage, Temperature
@@ -112,7 +113,8 @@ class RejectionSampling(AnswerSelectionStage):
         mask = (batch.mask & kept.flatten().unsqueeze(-1))[rows]
         learnt = Batch(batch.inputs[rows], batch.labels[rows], mask)
         actor = actor_of(model)
-        loss = -completion_logprobs(actor, actor.hidden_states(learnt.inputs), learnt).sum()
+        x = row_hidden_states(actor, learnt.inputs, learnt.mask, self.train.prefix_sharing)
+        loss = -completion_logprobs(actor, x, learnt).sum()
 
         count = mask.sum()
         total, tokens = all_reduce_sum(kept.sum().float()), all_reduce_sum(count.float())
@@ -120,9 +122,7 @@ class RejectionSampling(AnswerSelectionStage):
         return loss, count, watched | {name: mean * count for name, mean in batch.metrics.items()}
 
     def flops(self, model: Policy, tokens: float) -> float:
-        """Of the answers that are learnt, and of a rollout's forward passes over all: sampling, policy, reference and
-        reward models.
-        """
-        passes = 3 + (len(self.reward_stages) or self.needs_reward_model)
+        """Of the answers that are learnt, and of the forward passes over all that are drawn: see `forward_passes`."""
+        passes = self.forward_passes(1) * self.num_generations * self.drawn_for_each_learnt() / self.epochs
         per_token = actor_of(model).training_flops_per_token(self.train.max_length)
-        return tokens * per_token * (1 + passes * self.num_generations / 3 / self.epochs)
+        return tokens * per_token * (1 + passes / 3)

@@ -118,9 +118,12 @@ def ranking_objective(
     return loss_sum.sum(), count.sum(), {"accuracy": (correct * count).sum()} | token_count_metric(batch.inputs)
 
 
-def rating_objective(model: RewardModel, batch: RatedBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+def rating_objective(
+    model: RewardModel, batch: RatedBatch, prefix_sharing: bool = False
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """(summed loss, how many answers, nothing more)."""
-    loss = rating_loss(model.scores_at(batch.inputs, batch.mask, batch.last_token_index), batch.ratings)
+    scores = model.scores_at(batch.inputs, batch.mask, batch.last_token_index, prefix_sharing)
+    loss = rating_loss(scores, batch.ratings)
     return loss.sum(), torch.tensor(len(loss), device=loss.device), token_count_metric(batch.inputs)
 
 
@@ -252,7 +255,7 @@ class RewardModeling(Stage):
         """See `reward_objective`, `ranking_objective` and `rating_objective`."""
         center = self.center_rewards_coefficient
         if isinstance(self.loss, Ratings):
-            return rating_objective(model, batch)
+            return rating_objective(model, batch, self.train.prefix_sharing)
         if isinstance(self.loss, BradleyTerry):
             return reward_objective(model, batch, self.loss.margin_coef, center, self.train.prefix_sharing)
         return ranking_objective(model, batch, self.loss, center, self.train.prefix_sharing)

@@ -244,7 +244,7 @@ class RolloutSource:
         sums = torch.zeros(2, device=_device(model))
         for batch in self.kept:
             with autocast(_device(model), self.precision):
-                x, _ = actor_critic_output(model, batch.inputs, batch.mask)
+                x = row_hidden_states(actor_of(model), batch.inputs, batch.mask, self.prefix_sharing)
                 logprobs = self.sampler.completion_logprobs(actor_of(model), x, batch)
             kl = kl_estimate(batch.logprobs, logprobs, "k3")[batch.mask]
             sums += torch.stack([kl.float().sum(), batch.mask.sum().float()])
@@ -279,7 +279,8 @@ class RolloutSource:
     def _sampler_logprobs(self, model: Policy, batch: Batch) -> Tensor:
         actor = actor_of(model)
         with autocast(_device(model), self.sampler_precision):
-            return self.sampler.sampler_logprobs(actor, actor.hidden_states(batch.inputs), batch)
+            x = row_hidden_states(actor, batch.inputs, batch.mask, self.prefix_sharing)
+            return self.sampler.sampler_logprobs(actor, x, batch)
 
     def _rewards(self, number: int, samples: Samples) -> list[float]:
         return judge_scores(

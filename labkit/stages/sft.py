@@ -46,6 +46,7 @@ class SFT(Stage):
 
     def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
         """Of given conversations, some answer must lie within a row, to train on and held out."""
+        self.refuse_prefix_sharing()
         if stage_inputs.conversations is not None:
             self.length_reports(stage_inputs)
 

@@ -36,7 +36,7 @@ from labkit.studies.measuring import MAX_NEW_TOKENS, Arrays, Asked, ask, kept_ar
 from labkit.studies.methods import BASE, RELABELLED, method_names, method_stage_name, recipe_of_methods
 from labkit.studies.options import AlignmentStudy
 from labkit.studies.seeds import FORMULA, SeedComparison, compare_over_seeds, summarize_seeds
-from labkit.studies.training import train_stages
+from labkit.studies.training import PlannedRun, check_runs, train_stages
 from labkit.text.chat import without_end_token
 from labkit.text.tokenizer import Tokenizer
 
@@ -44,6 +44,8 @@ SHARED = ("pretrain", "sft")
 """The stages that a run with another judge begins with copies of."""
 SAMPLES = 4
 """Answers to a prompt that each model draws."""
+ANNOTATOR = "annotator"
+"""The run of a seed whose methods all learn from the annotator's labels."""
 LARGEST_FALL = 0.02
 """Of right answers, in any seed, that is not said."""
 
@@ -54,6 +56,15 @@ def study_recipe(config: AlignmentStudy, preset: Recipe) -> Recipe:
     """
     evaluation = dataclasses.replace(preset.evaluation, policy_prompts=max(2, config.prompts))
     return recipe_of_methods(dataclasses.replace(preset, evaluation=evaluation), chosen_methods(config))
+
+
+def own_settings(config: AlignmentStudy) -> dict[str, str]:
+    """The fields of the recipe that the study sets itself, and what to set instead."""
+    own = {"evaluation.policy_prompts": "use --prompts"}
+    for method in chosen_methods(config):
+        if method in RELABELLED:
+            own["annotation.judge"] = f"{method} has a judge of its own. Leave it out, as --methods ppo dpo"
+    return own
 
 
 def chosen_methods(config: AlignmentStudy) -> tuple[str, ...]:
@@ -70,6 +81,7 @@ def run(
     "over_seeds": {NAME: SeedSummary}}}, "comparisons": [SeedComparison], "figure", "machine"}. Raises LabError as the
     runs do.
     """
+    check_runs(config.seeds, recipe, lambda of_seed: seed_runs(config, of_seed))
     found: dict[str, list[dict[str, float]]] = {method: [] for method in chosen_methods(config)}
     for seed in config.seeds:
         runs = train_seed(config, dataclasses.replace(recipe, seed=seed), progress)
@@ -93,18 +105,29 @@ def run(
 
 def train_seed(config: AlignmentStudy, recipe: Recipe, progress: Callable[[str], object]) -> dict[str, Run]:
     """The finished run of each method, all from copies of one fine-tuned model."""
-    methods, folder, runs = chosen_methods(config), config.folder / f"seed-{recipe.seed}", {}
-    own = [method for method in methods if method not in RELABELLED]
-    progress(f"{folder} ...")
-    base = train_stages(recipe_of(recipe, own), folder, [*BASE, *map(method_stage_name, own)])
-    for method in methods:
+    planned, runs = seed_runs(config, recipe), dict[str, Run]()
+    progress(f"{planned[ANNOTATOR].folder} ...")
+    base = train_stages(planned[ANNOTATOR].recipe, planned[ANNOTATOR].folder, list(planned[ANNOTATOR].recipe.stages))
+    for method in chosen_methods(config):
         runs[method] = base
-        if method in RELABELLED:
-            labels = dataclasses.replace(recipe.annotation, judge=RELABELLED[method])
-            relabelled = dataclasses.replace(recipe_of(recipe, [method]), annotation=labels)
-            folder = config.folder / f"seed-{recipe.seed}-{method.partition('-')[2]}"
+        if method in planned:
+            folder, relabelled = planned[method].folder, planned[method].recipe
             progress(f"{folder} ...")
-            runs[method] = train_stages(relabelled, folder, [*BASE, method_stage_name(method)], base, SHARED)
+            runs[method] = train_stages(relabelled, folder, list(relabelled.stages), base, SHARED)
+    return runs
+
+
+def seed_runs(config: AlignmentStudy, recipe: Recipe) -> dict[str, PlannedRun]:
+    """The runs of the recipe's seed: of all methods that learn from the annotator's labels, under `ANNOTATOR`, and each
+    method with another judge under its own name.
+    """
+    methods, folder = chosen_methods(config), config.folder / f"seed-{recipe.seed}"
+    own = [method for method in methods if method not in RELABELLED]
+    runs = {ANNOTATOR: PlannedRun(folder, recipe_of(recipe, own))}
+    for method in [method for method in methods if method in RELABELLED]:
+        labels = dataclasses.replace(recipe.annotation, judge=RELABELLED[method])
+        relabelled = dataclasses.replace(recipe_of(recipe, [method]), annotation=labels)
+        runs[method] = PlannedRun(config.folder / f"seed-{recipe.seed}-{method.partition('-')[2]}", relabelled)
     return runs
 
 

@@ -27,7 +27,7 @@ from labkit.studies.measuring import greedy_oracle_scores
 from labkit.studies.methods import BASE, method_stage_name, recipe_of_methods, refuse_relabelled
 from labkit.studies.options import AnnotatorsStudy
 from labkit.studies.seeds import summarize_seeds
-from labkit.studies.training import train_stages
+from labkit.studies.training import PlannedRun, check_runs, train_stages
 
 SHARED = ("pretrain", "sft")
 """The stages that both policies of a seed begin with."""
@@ -37,9 +37,28 @@ def study_recipe(config: AnnotatorsStudy, preset: Recipe) -> Recipe:
     """The preset's recipe with the study's method. Raises LabError for what is no method, and for one annotator."""
     if len(set(config.annotators)) < 2:
         raise LabError("study annotators compares two: --annotators concise thorough")
-    refuse_relabelled(config.method)
+    refuse_relabelled(config.method, "")
     evaluation = dataclasses.replace(preset.evaluation, policy_prompts=config.prompts)
     return recipe_of_methods(dataclasses.replace(preset, evaluation=evaluation), [config.method])
+
+
+def own_settings(config: AnnotatorsStudy) -> dict[str, str]:
+    """The fields of the recipe that the study sets itself, and what to set instead."""
+    return {
+        "annotation.annotator": f"use --annotators, as --annotators {' '.join(config.annotators)}",
+        "annotation.judge": "each annotator chooses by its own profile",
+        "evaluation.policy_prompts": "use --prompts",
+    }
+
+
+def seed_runs(config: AnnotatorsStudy, recipe: Recipe) -> dict[str, PlannedRun]:
+    """The run of each annotator, of the recipe's seed."""
+    runs = {}
+    for annotator in config.annotators:
+        own = dataclasses.replace(recipe.annotation, annotator=annotator)
+        folder = config.folder / f"seed-{recipe.seed}-{annotator}"
+        runs[annotator] = PlannedRun(folder, dataclasses.replace(recipe, annotation=own))
+    return runs
 
 
 def run(
@@ -53,16 +72,13 @@ def run(
     the other's, gold_gain of its policy over the fine-tuned model and other_gain of the other's. Raises LabError as the
     runs do, and for an annotator that the world has not.
     """
+    check_runs(config.seeds, recipe, lambda of_seed: seed_runs(config, of_seed))
     judged: dict[str, list[dict[str, float]]] = {annotator: [] for annotator in config.annotators}
     for seed in config.seeds:
         base, scores = None, {}
-        for annotator in config.annotators:
-            folder = config.folder / f"seed-{seed}-{annotator}"
+        for annotator, (folder, own) in seed_runs(config, dataclasses.replace(recipe, seed=seed)).items():
             progress(f"{folder} ...")
-            own = dataclasses.replace(recipe.annotation, annotator=annotator)
-            of_annotator = dataclasses.replace(recipe, seed=seed, annotation=own)
-            stages = [*BASE, method_stage_name(config.method)]
-            opened = train_stages(of_annotator, folder, stages, base, SHARED)
+            opened = train_stages(own, folder, [*BASE, method_stage_name(config.method)], base, SHARED)
             base = base or opened
             scores[annotator] = measure_run(opened, config)
         for annotator, metrics in judge_policies(config, scores).items():

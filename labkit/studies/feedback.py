@@ -31,7 +31,7 @@ from labkit.runs.recipe import Recipe
 from labkit.stages.reward import AllPairs, BradleyTerry, PlackettLuce, Ratings
 from labkit.studies.options import FeedbackStudy
 from labkit.studies.seeds import SeedComparison, compare_over_seeds, summarize_seeds
-from labkit.studies.training import train_stages
+from labkit.studies.training import PlannedRun, check_runs, train_stages
 
 SHARED = ("pretrain", "sft")
 """The stages that all reward models of a seed begin with."""
@@ -63,10 +63,23 @@ def study_recipe(config: FeedbackStudy, preset: Recipe) -> Recipe:
     return dataclasses.replace(preset, annotation=annotation, plan=plan)
 
 
+def own_settings(config: FeedbackStudy) -> dict[str, str]:
+    """The fields of the recipe that the study sets itself, and what to set instead."""
+    steps = "every answer is read about once; set --annotation.prompts or --reward.train.batch-size"
+    return {
+        "annotation.format": "all formats are compared",
+        "annotation.judge": "one annotator gives all kinds of feedback",
+        "annotation.held_out": "use --prompts",
+        "reward.loss": "each kind of feedback has its own loss",
+        "reward.train.steps": steps,
+        "reward.train.warmup_steps": "at most a tenth of the steps, which follow from --annotation.prompts",
+    }
+
+
 def recipe_of_format(recipe: Recipe, annotation_format: str) -> Recipe:
     """The study's recipe for one kind of annotation, with a reward model for each kind of feedback that it gives.
 
-    A step reads as many answers as one of pairs does, and there are as many steps as the answers fill.
+    A step reads as many answers as reward.train.batch_size pairs have, and there are as many steps as the answers fill.
     """
     changed: Any = {"format": annotation_format}
     annotation = dataclasses.replace(recipe.annotation, **changed)
@@ -91,6 +104,7 @@ def run(config: FeedbackStudy, recipe: Recipe, progress: Callable[[str], object]
     "examples": [pairs, lists or rated answers of each seed], "over_seeds": SeedSummary}}, "comparisons":
     [SeedComparison], "figure", "machine"}. Raises LabError as the runs do.
     """
+    check_runs(config.seeds, recipe, lambda of_seed: seed_runs(config, of_seed))
     found: dict[str, dict[str, list[float]]] = {kind: {"gold_accuracy": [], "examples": []} for kind in FEEDBACK}
     for seed in config.seeds:
         for kind, numbers in _seed_numbers(config, dataclasses.replace(recipe, seed=seed), progress).items():
@@ -115,15 +129,21 @@ def run(config: FeedbackStudy, recipe: Recipe, progress: Callable[[str], object]
     return result
 
 
+def seed_runs(config: FeedbackStudy, recipe: Recipe) -> dict[str, PlannedRun]:
+    """The run of each format of annotations, of the recipe's seed."""
+    return {
+        one: PlannedRun(config.folder / f"seed-{recipe.seed}-{one}", recipe_of_format(recipe, one))
+        for one in dict.fromkeys(kind.format for kind in FEEDBACK.values())
+    }
+
+
 def _seed_numbers(
     config: FeedbackStudy, recipe: Recipe, progress: Callable[[str], object]
 ) -> dict[str, dict[str, float]]:
     """{KIND: {"gold_accuracy", "examples"}} of one seed, of which every format is a run of its own."""
     runs, base = dict[str, Run](), None
-    for annotation_format in dict.fromkeys(kind.format for kind in FEEDBACK.values()):
-        folder = config.folder / f"seed-{recipe.seed}-{annotation_format}"
+    for annotation_format, (folder, own) in seed_runs(config, recipe).items():
         progress(f"{folder} ...")
-        own = recipe_of_format(recipe, annotation_format)
         runs[annotation_format] = train_stages(own, folder, list(own.stages), base, SHARED)
         base = base or runs[annotation_format]
     test_inputs = prepare_inputs(runs["rankings"])

@@ -37,13 +37,16 @@ def method_names() -> list[str]:
     return [*sorted(policies, key=lambda kind: (not policies[kind].online, kind)), *NAMED_SETTINGS, *RELABELLED]
 
 
-def refuse_relabelled(method: str) -> None:
-    """Raises LabError for a method with another judge, where all methods of a study learn from the same labels."""
+HERE = " Here, set --annotation.judge Principles with --method dpo."
+"""How all runs of a study have the labels of `RELABELLED`."""
+
+
+def refuse_relabelled(method: str, here: str = HERE) -> None:
+    """Raises LabError for a method with another judge, where all methods of a study learn from the same labels. here:
+    what the study offers in its place, if anything.
+    """
     if method in RELABELLED:
-        raise LabError(
-            f"{method} has labels of its own: compare it by labkit study alignment. Here, set "
-            f"--annotation.judge Principles with --method {method.partition('-')[0]}."
-        )
+        raise LabError(f"{method} has labels of its own: compare it by labkit study alignment.{here}")
 
 
 def method_stage_name(method: str) -> str:

@@ -6,6 +6,7 @@ A study's name is that of its module: `labkit.studies.NAME` has `study_recipe`, 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -51,13 +52,25 @@ class Study:
         return self.out or Path("runs") / f"study-{self.name}"
 
 
+def refuse_own_settings(study: str, own: Mapping[str, str], arguments: Sequence[str]) -> None:
+    """Raises LabError for a flag of a field that the study sets itself. own: {field of the recipe: what to set
+    instead}; of a field that holds several, as model.feed_forward, all are the study's.
+    """
+    for argument in arguments:
+        flag = argument.partition("=")[0].replace("_", "-")
+        for field, mend in own.items():
+            named = f"--{field.replace('_', '-')}"
+            if flag == named or flag.startswith(f"{named}."):
+                raise LabError(f"study {study} sets {flag} itself: {mend}.")
+
+
 @dataclass(frozen=True)
 class AlignmentStudy(Study):
     """Compare the methods that learn from preferences, each from the same fine-tuned model of each seed: gain in gold,
     win rate, right answers, KL. A method is called better only outside the spread of seeds.
 
-    What is finished in the study's folder is not made again. Every field of the recipe can be set too, as
-    --pretrain.train.steps 500 or --ppo.kl-coef 0.1.
+    What is finished in the study's folder is not made again. Every field of the recipe that the study does not set
+    itself can be set too, as --pretrain.train.steps 500 or --ppo.kl-coef 0.1.
     """
 
     methods: Methods = ()
@@ -72,8 +85,8 @@ class AlignmentStudy(Study):
 class OveroptimisationStudy(Study):
     """Reward and gold as the KL grows, for best-of-n and a policy gradient, one reward model and ensembles.
 
-    What is finished in the study's folder is not made again. Every field of the recipe can be set too, as
-    --pretrain.train.steps 500 or --reward.train.steps 100.
+    What is finished in the study's folder is not made again. Every field of the recipe that the study does not set
+    itself can be set too, as --pretrain.train.steps 500 or --reward.train.steps 100.
     """
 
     annotated_prompts: Count = 100
@@ -134,8 +147,8 @@ class FeedbackStudy(Study):
     """Reward models from pairs, from ranked lists and from ratings: of the same answers to the same prompts, by the
     same annotator, from the same fine-tuned model. Their accuracy is that of the gold order of held-out answers.
 
-    What is finished in the study's folder is not made again. Every field of the recipe can be set too, as
-    --annotation.prompts 600 or --reward.train.adamw-lr 1e-3.
+    What is finished in the study's folder is not made again. Every field of the recipe that the study does not set
+    itself can be set too, as --annotation.prompts 600 or --reward.train.adamw-lr 1e-3.
     """
 
     prompts: Prompts = 300
@@ -149,8 +162,8 @@ class AnnotatorsStudy(Study):
     """Whose values? Two annotators with other tastes each compare answers of the same fine-tuned model, and a policy
     learns from each of them; either annotator then judges both policies.
 
-    What is finished in the study's folder is not made again. Every field of the recipe can be set too, as
-    --ppo.kl-coef 0.1.
+    What is finished in the study's folder is not made again. Every field of the recipe that the study does not set
+    itself can be set too, as --ppo.kl-coef 0.1.
     """
 
     annotators: tuple[str, str] = ("concise", "thorough")
@@ -166,8 +179,8 @@ class SizesStudy(Study):
     """What alignment gains at several model sizes, and whether a small aligned model is preferred over a larger one
     that is only fine-tuned.
 
-    What is finished in the study's folder is not made again. Every field of the recipe can be set too, as
-    --pretrain.train.steps 500 or --ppo.kl-coef 0.1.
+    What is finished in the study's folder is not made again. Every field of the recipe that the study does not set
+    itself can be set too, as --pretrain.train.steps 500 or --ppo.kl-coef 0.1.
     """
 
     sizes: Annotated[tuple[str, ...], arg(metavar="WIDTHxDEPTH …")] = ("32x2", "64x2", "96x3")
@@ -199,8 +212,8 @@ class RoundsStudy(Study):
     """Iterated rounds: the annotator compares answers of the policy, a new reward model is fitted, the policy is
     trained further; beside one round with as many steps.
 
-    What is finished in the study's folder is not made again. Every field of the recipe can be set too, as
-    --ppo.kl-coef 0.1.
+    What is finished in the study's folder is not made again. Every field of the recipe that the study does not set
+    itself can be set too, as --ppo.kl-coef 0.1.
     """
 
     rounds: Annotated[int, Range(2, 10)] = 3

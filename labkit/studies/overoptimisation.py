@@ -49,7 +49,7 @@ from labkit.studies.best_of_n import best_of_n_kl, expected_of_best
 from labkit.studies.curves import Curve, CurvePoint, summarize_curves, text_of_curves
 from labkit.studies.measuring import MAX_NEW_TOKENS, Arrays, Asked, ask, kept_arrays, kl_of_answers, sampled_answers
 from labkit.studies.options import Combination, OveroptimisationStudy
-from labkit.studies.training import train_stages
+from labkit.studies.training import PlannedRun, check_runs, train_stages
 
 COMBINE: dict[Combination, Combine] = {"mean": Mean(), "worst": Worst(), "deviation": MeanLessDeviation(1.0)}
 
@@ -70,6 +70,30 @@ def study_recipe(config: OveroptimisationStudy, preset: Recipe) -> Recipe:
     )
     evaluation = dataclasses.replace(preset.evaluation, policy_prompts=min(preset.evaluation.policy_prompts, 50))
     return dataclasses.replace(preset, plan=tuple(plan), annotation=annotation, evaluation=evaluation)
+
+
+def own_settings(config: OveroptimisationStudy) -> dict[str, str]:
+    """The fields of the recipe that the study sets itself, and what to set instead."""
+    own = {
+        "annotation.prompts": "use --annotated-prompts",
+        "annotation.num_generations": "two answers to each prompt are compared",
+        "annotation.format": "the reward models learn from pairs",
+    }
+    for name in config.reward_stages:
+        own |= {
+            f"{name}.seed": "the reward models differ by it",
+            f"{name}.head_std": "use --head-std",
+            f"{name}.center_rewards_coefficient": "use --center-rewards-coefficient",
+        }
+    for name in (*config.kl_stages, *(name for names in config.chains.values() for name in names)):
+        own |= {
+            f"{name}.train.steps": "use --steps and --checkpoints",
+            f"{name}.reward": "use --ensembles and --combine",
+            f"{name}.kl": "use --kl-coefs",
+        }
+        if config.learning_rate is not None:
+            own[f"{name}.train.adamw_lr"] = "--learning-rate is that of all policies"
+    return own
 
 
 def _stage(config: OveroptimisationStudy, planned: PlannedStage) -> PlannedStage:
@@ -116,11 +140,12 @@ def run(
     {"preset", "seeds", "pairs": that each seed's reward models have seen, "curves": [of each seed, see `Curve`],
     "over_seeds": see `summarize_curves`, "figure", "machine"}. Raises LabError as the runs do.
     """
+    check_runs(config.seeds, recipe, lambda of_seed: seed_runs(config, of_seed))
     curves, pairs = list[Curve](), list[int]()
     for seed in config.seeds:
-        folder = config.folder / f"seed-{seed}"
+        ((folder, of_seed),) = seed_runs(config, dataclasses.replace(recipe, seed=seed)).values()
         progress(f"{folder} ...")
-        opened = train_stages(dataclasses.replace(recipe, seed=seed), folder, list(recipe.stages))
+        opened = train_stages(of_seed, folder, list(of_seed.stages))
         progress(f"{folder}: answers to {count_with_noun(config.prompts, 'held-out prompt')} ...")
         inputs = prepare_inputs(opened)
         pairs.append(len(inputs.load_preferences().train) if inputs.load_preferences else 0)
@@ -139,6 +164,11 @@ def run(
     figure = overoptimisation_figure(result["over_seeds"])
     write_text(config.folder / "overoptimisation.html", figure_page(figure, "Over-optimisation"))
     return result
+
+
+def seed_runs(config: OveroptimisationStudy, recipe: Recipe) -> dict[str, PlannedRun]:
+    """The one run of the recipe's seed."""
+    return {"all": PlannedRun(config.folder / f"seed-{recipe.seed}", recipe)}
 
 
 def seed_curves(config: OveroptimisationStudy, run: Run, inputs: StageInputs) -> list[Curve]:

@@ -15,6 +15,7 @@ policies answer the same held-out prompts, those of the first round, greedily.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,10 @@ from labkit.runs.plan import PlannedStage
 from labkit.runs.prepare import prepare_inputs
 from labkit.runs.recipe import Recipe
 from labkit.studies.measuring import greedy_oracle_scores
-from labkit.studies.methods import BASE, method_stage_name, recipe_of_methods, refuse_relabelled
+from labkit.studies.methods import method_stage_name, recipe_of_methods, refuse_relabelled
 from labkit.studies.options import RoundsStudy
 from labkit.studies.seeds import compare_over_seeds, summarize_seeds
-from labkit.studies.training import train_stages
+from labkit.studies.training import PlannedRun, check_runs, train_stages
 
 LONG = "long"
 """The suffix of the control's stage: one round with the steps of all."""
@@ -45,6 +46,11 @@ def study_recipe(config: RoundsStudy, preset: Recipe) -> Recipe:
     refuse_relabelled(config.method)
     evaluation = dataclasses.replace(preset.evaluation, policy_prompts=config.prompts)
     return recipe_of_methods(dataclasses.replace(preset, evaluation=evaluation), [config.method])
+
+
+def own_settings(config: RoundsStudy) -> dict[str, str]:
+    """The fields of the recipe that the study sets itself, and what to set instead."""
+    return {"evaluation.policy_prompts": "use --prompts"}
 
 
 def with_control(config: RoundsStudy, recipe: Recipe) -> Recipe:
@@ -73,7 +79,7 @@ def run(config: RoundsStudy, recipe: Recipe, progress: Callable[[str], object] =
     with the control], "figure", "machine"}. Raises LabError as the runs do.
     """
     found: dict[str, list[dict[str, float]]] = {}
-    recipe = with_control(config, recipe)
+    check_runs(config.seeds, recipe, lambda of_seed: seed_runs(config, of_seed))
     for seed in config.seeds:
         for name, metrics in _seed_metrics(config, dataclasses.replace(recipe, seed=seed), progress).items():
             found.setdefault(name, []).append(metrics)
@@ -100,21 +106,27 @@ def run(config: RoundsStudy, recipe: Recipe, progress: Callable[[str], object] =
     return result
 
 
+def seed_runs(config: RoundsStudy, recipe: Recipe) -> dict[str, PlannedRun]:
+    """The run of each round, of the recipe's seed: {"round 1": …}; the control is in the first."""
+    method, recipe = method_stage_name(config.method), with_control(config, recipe)
+    folders = [Path(f"{config.folder / f'seed-{recipe.seed}'}-round-{number + 1}") for number in range(config.rounds)]
+    later = {
+        f"round {number}": PlannedRun(folder, recipe_of_round(config, recipe, number, before / method))
+        for number, (before, folder) in enumerate(itertools.pairwise(folders), start=2)
+    }
+    return {"round 1": PlannedRun(folders[0], recipe), **later}
+
+
 def _seed_metrics(
     config: RoundsStudy, recipe: Recipe, progress: Callable[[str], object]
 ) -> dict[str, dict[str, float]]:
     """{"round 1": metrics beside the fine-tuned model, …, "control"} of one seed."""
-    method, folder = method_stage_name(config.method), config.folder / f"seed-{recipe.seed}"
-    progress(f"{folder}-round-1 ...")
-    first = train_stages(recipe, Path(f"{folder}-round-1"), [*BASE, method, f"{method}-{LONG}"])
-    policies = {"round 1": (first, method), "control": (first, f"{method}-{LONG}")}
-    before = first.path / method
-    for number in range(2, config.rounds + 1):
-        own = Path(f"{folder}-round-{number}")
-        progress(f"{own} ...")
-        opened = train_stages(recipe_of_round(config, recipe, number, before), own, ["reward", method])
-        policies[f"round {number}"] = (opened, method)
-        before = opened.path / method
+    method, policies = method_stage_name(config.method), dict[str, tuple[Run, str]]()
+    for name, (folder, own) in seed_runs(config, recipe).items():
+        progress(f"{folder} ...")
+        policies[name] = train_stages(own, folder, list(own.stages)), method
+    first, _ = policies["round 1"]
+    policies["control"] = first, f"{method}-{LONG}"
     scores = {name: _scores(config, first, *policy) for name, policy in {"sft": (first, "sft"), **policies}.items()}
     fine_tuned = scores.pop("sft")
     return {name: paired_oracle_metrics(after, fine_tuned) for name, after in sorted(scores.items(), reverse=True)}

@@ -16,6 +16,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+from labkit.errors import LabError
 from labkit.evaluation.policies import OracleScores, paired_oracle_metrics
 from labkit.files import write_json, write_text
 from labkit.machine import describe_machine
@@ -29,10 +30,10 @@ from labkit.studies.measuring import greedy_oracle_scores
 from labkit.studies.methods import BASE, method_stage_name, recipe_of_methods, refuse_relabelled
 from labkit.studies.options import SizesStudy
 from labkit.studies.seeds import summarize_seeds
-from labkit.studies.training import train_stages
+from labkit.studies.training import PlannedRun, check_runs, train_stages
 
 HEAD_WIDTH = 64
-"""Of an attention head, where a model is as wide."""
+"""Of an attention head, where a model is as wide; wider where the width is no multiple of it."""
 
 
 def study_recipe(config: SizesStudy, preset: Recipe) -> Recipe:
@@ -42,12 +43,32 @@ def study_recipe(config: SizesStudy, preset: Recipe) -> Recipe:
     return recipe_of_methods(dataclasses.replace(preset, evaluation=evaluation), [config.method])
 
 
+def own_settings(config: SizesStudy) -> dict[str, str]:
+    """The fields of the recipe that the study sets itself, and what to set instead."""
+    size = f"use --sizes, as --sizes {' '.join(config.sizes)}"
+    follows = "it follows from a model's width"
+    shape = {"model.width": size, "model.depth": size, "model.heads": follows, "model.feed_forward": follows}
+    return {**shape, "evaluation.policy_prompts": "use --prompts"}
+
+
 def recipe_of_size(recipe: Recipe, width: int, depth: int) -> Recipe:
     """The recipe with a model of this width and depth. The feed-forwards have 8/3 of the width, in steps of 16."""
     inside = max(16, 16 * round(8 * width / 3 / 16))
-    heads = max(1, width // HEAD_WIDTH)
+    most = max(1, width // HEAD_WIDTH)
+    heads = next((heads for heads in range(most, 1, -1) if width % (2 * heads) == 0), 1)  # rotary heads are even
     model = dataclasses.replace(recipe.model, width=width, depth=depth, heads=heads, feed_forward=Gated(inside))
     return dataclasses.replace(recipe, model=model)
+
+
+def seed_runs(config: SizesStudy, recipe: Recipe) -> dict[str, PlannedRun]:
+    """The run of each size, of the recipe's seed. Raises LabError, which names it, for a size that no model has."""
+    runs = {}
+    for size, shape in config.shapes.items():
+        try:
+            runs[size] = PlannedRun(config.folder / f"seed-{recipe.seed}-{size}", recipe_of_size(recipe, *shape))
+        except LabError as error:
+            raise LabError(f"The size {size} is not possible. {error}") from error
+    return runs
 
 
 def run(config: SizesStudy, recipe: Recipe, progress: Callable[[str], object] = lambda line: None) -> dict[str, Any]:
@@ -58,14 +79,13 @@ def run(config: SizesStudy, recipe: Recipe, progress: Callable[[str], object] = 
     "figure", "machine"}. A win rate there is of the small aligned model over the large fine-tuned one. Raises LabError
     as the runs do.
     """
+    check_runs(config.seeds, recipe, lambda of_seed: seed_runs(config, of_seed))
     sizes: dict[str, dict[str, Any]] = {size: {"parameters": 0, "seeds": []} for size in config.shapes}
     wins: dict[tuple[str, str], list[float]] = {pair: [] for pair in itertools.combinations(sizes, 2)}
     for seed in config.seeds:
         scores = {}
-        for size, shape in config.shapes.items():
-            folder = config.folder / f"seed-{seed}-{size}"
+        for size, (folder, of_size) in seed_runs(config, dataclasses.replace(recipe, seed=seed)).items():
             progress(f"{folder} ...")
-            of_size = dataclasses.replace(recipe_of_size(recipe, *shape), seed=seed)
             opened = train_stages(of_size, folder, [*BASE, method_stage_name(config.method)])
             scores[size] = {
                 stage: _scores(opened, stage, config) for stage in ("sft", method_stage_name(config.method))

@@ -16,7 +16,9 @@ from labkit.errors import LabError
 from labkit.training.optimizer import MuonAdamW, cosine_schedule, muon_parameter_names, warmup_stable_decay
 
 Objective = Callable[[Any, Any], tuple[Tensor, Tensor, dict[str, Tensor]]]
-"""(model, batch) -> (loss_sum [], count [], metrics): the loss summed over `count` labels, and further sums."""
+"""(model, batch) -> (loss_sum [], count [], metrics): the loss summed over `count` labels, and further sums; where the
+batch does not have one of these, it is NaN on every process.
+"""
 Evaluate = Callable[[nn.Module, int], dict[str, float]]
 """(model, step) -> what to add to the step's record; the model is in eval mode and gradients are off."""
 

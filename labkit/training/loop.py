@@ -152,7 +152,7 @@ class _Loop:
             self.model.train()
         self.optimizer.set_lr_scale(self.config.lr_scale(step))
         with _reproducible(self.seed, step, self.processes.process_index, self.device):
-            sums = self._gradients(step)
+            sums, counts = self._gradients(step)
         count = sums.pop("count")
         if count == 0:
             raise LabError(
@@ -167,11 +167,13 @@ class _Loop:
         self.optimizer.zero_grad()
         self.step = step + 1
         self.seconds += time.perf_counter() - start
-        metrics = {name: total / count for name, total in sums.items()}
+        metrics = {name: total / counts[name] for name, total in sums.items() if counts[name]}
         return StepRecord(self.step, loss, int(count), self.config.main_lr(step), norm, round(self.seconds, 4), metrics)
 
-    def _gradients(self, step: int) -> dict[str, float]:
-        """Add up the gradients and sums of a step's batches, over all processes."""
+    def _gradients(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
+        """Add up the gradients and sums of a step's batches, over all processes: the sums by their names, and by how
+        many labels each is to be divided, those of the batches that have it.
+        """
         names: list[str] = []
         totals: Tensor | None = None
         parts = self.config.gradient_accumulation_steps
@@ -182,11 +184,15 @@ class _Loop:
             loss_sum, count, metrics = self.engine.backward(self._objective, batch, last_micro_batch=part == parts - 1)
             names, found = ["loss", "count", *metrics], (loss_sum, count, *metrics.values())
             sums = torch.stack([x.to(float_for_sums(self.device)) for x in found])
-            totals = sums if totals is None else totals + sums
+            absent = sums.isnan()
+            absent[:2] = False  # a loss that is no number is an error
+            both = torch.stack([sums.masked_fill(absent, 0), sums[1].masked_fill(absent, 0)])
+            totals = both if totals is None else totals + both
         assert totals is not None
         if self.processes.num_processes > 1:
             totals = self.processes.reduce(totals, "sum")
-        return dict(zip(names, totals.tolist(), strict=True))
+        summed, counted = totals.tolist()
+        return dict(zip(names, summed, strict=True)), dict(zip(names, counted, strict=True))
 
     def _next_batch(self, index: int) -> Any:
         """The source's batch of this number. One without state reads no model, so no weights are gathered for it."""

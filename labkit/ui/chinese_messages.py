@@ -85,6 +85,10 @@ MESSAGES = {
     "line.":
         "{0}：{1} 行、每行 {2} 个词元，超过了本页面 {3} 个词元的上限。请减小 {4}.train.batch_size，"
         "或使用命令行。",
+    "{}: a rollout of {} batches of {} rows of {} tokens is above this page's limit, {} tokens. Lower "
+    "{}.train.batch_size, {}.train.gradient_accumulation_steps or {}.rollout_batches, or use the command line.":
+        "{0}：一次采样 {1} 批、每批 {2} 行、每行 {3} 个词元，超过了本页面 {4} 个词元的上限。请减小 "
+        "{5}.train.batch_size、{6}.train.gradient_accumulation_steps 或 {7}.rollout_batches，或使用命令行。",
     "{} annotated answers are above this page's limit, {}. Lower annotation.prompts, annotation.held_out or "
     "annotation.num_generations, or use the command line.":
         "{0} 个待标注的回答超过了本页面的上限 {1}。请减小 annotation.prompts、annotation.held_out 或 "

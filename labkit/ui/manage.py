@@ -28,6 +28,7 @@ from labkit.runs.plan import PlannedStage, extend_plan, format_plan
 from labkit.runs.presets import PRESETS
 from labkit.runs.recipe import Recipe
 from labkit.stages import DPO, STAGES, stage_kind
+from labkit.stages.policy_gradient import PolicyGradientStage
 from labkit.stages.registry import DATA_FIELDS
 from labkit.stages.reward import AllPairs, PlackettLuce
 from labkit.text.tokenizer import MAX_DEFAULT_VOCABULARY
@@ -42,7 +43,7 @@ SEEDS = 2**32
 LIMITS = {
     "steps": 100_000, "batch_size": 1024, "max_length": 8192, "width": 4096, "depth": 64, "encoder_depth": 64,
     "context": 8192, "intermediate_size": 16_384, "num_experts": 256,
-    "num_generations": 64,
+    "num_generations": 64, "gradient_accumulation_steps": 64, "rollout_batches": 64,
 }  # fmt: skip
 """The largest number that a page may ask of a setting, by the last part of its name; `LARGEST` of any other."""
 LARGEST = 1_000_000
@@ -52,6 +53,8 @@ ANSWERS = 100_000
 """Of the world's prompts that a page may have annotated (prompts x num_generations), at most."""
 TOKENS = 2**17
 """Of one batch that a page may ask for (batch_size x max_length), at most."""
+ROLLOUT_TOKENS = 8 * TOKENS
+"""Of the batches that are drawn together and held until the last of them is learnt from, at most."""
 HELP = ("-h", "--help", "--tyro")
 """How flags begin that print something, or write files, instead of setting anything."""
 
@@ -194,6 +197,13 @@ def _check_size(recipe: Recipe) -> None:
             raise LabError(
                 f"{name}: {rows:,} rows of {train.max_length:,} tokens are above this page's limit, "
                 f"{TOKENS:,} tokens. Lower {name}.train.batch_size, or use the command line."
+            )
+        batches = stage.batches_per_rollout if isinstance(stage, PolicyGradientStage) else 1
+        if batches * rows * train.max_length > ROLLOUT_TOKENS:
+            raise LabError(
+                f"{name}: a rollout of {batches:,} batches of {rows:,} rows of {train.max_length:,} tokens is above "
+                f"this page's limit, {ROLLOUT_TOKENS:,} tokens. Lower {name}.train.batch_size, "
+                f"{name}.train.gradient_accumulation_steps or {name}.rollout_batches, or use the command line."
             )
 
 

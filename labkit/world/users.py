@@ -27,6 +27,8 @@ REPEAT_COST = 0.1
 """What asking a question again takes off the satisfaction."""
 POLITE_GAIN = 0.2
 """What polite answers add at most, to a user whose profile weighs nothing else."""
+STORIES = 1000
+"""That are told at most to find one with enough questions."""
 THANKS, AGAIN = "Thank you.", "That is not right."
 
 
@@ -44,7 +46,9 @@ class SimulatedUser:
         num_questions: int = 2,
         max_turns: int = 4,
     ):
-        """max_turns: answers that the user reads at most. Raises LabError where they are fewer than the questions."""
+        """max_turns: answers that the user reads at most. Raises LabError where they are fewer than the questions, and
+        where no story has so many questions.
+        """
         if not 1 <= num_questions <= max_turns:
             raise LabError(
                 f"A simulated user with {num_questions} questions reads at least as many answers: max_turns is "
@@ -53,11 +57,13 @@ class SimulatedUser:
         self.world, self.profile, self.max_turns = world, profile, max_turns
         self.rng = random.Random(f"user {split} {seed} {index}")
         tasks = world.example_generator.tasks
-        while True:
+        for _ in range(STORIES):
             self.story = tasks.story_generator.story(split, self.rng)
             self.questions = tasks.questions(self.story, self.rng)[:num_questions]
             if len(self.questions) == num_questions:
                 break
+        else:
+            raise LabError(f"None of {STORIES:,} stories has {num_questions} questions. Lower num_questions.")
         self.asked = [world.answers.write_question(question, {}, self.rng) for question in self.questions]
         self.messages: list[Message] = []
         self.at = self.right = self.repeats = 0

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from labkit.errors import LabError
 from labkit.losses import dpo_loss, ipo_loss
+from labkit.stages.grpo import GRPO
 from labkit.stages.onlinedpo import OnlineDPO
 from labkit.stages.rejectionsampling import RejectionSampling
 from labkit.stages.rewards import Custom, Votes, reward_function
@@ -92,8 +94,17 @@ def test_answers_that_are_rewarded_alike_teach_nothing(stage_inputs):
     model, batch = first_batch(stage, stage_inputs)
     loss, prompts, watched = stage.objective(model, batch)
     loss.backward()
-    assert loss == 0 and prompts == 8 and watched["frac_reward_zero_std"] == 8 and watched["accuracy"] == 0
+    assert loss == 0 and prompts == 8 and watched["frac_reward_zero_std"] == 8
     assert all(weight.grad is None or not weight.grad.any() for weight in model.parameters())
+
+
+def test_a_step_without_pairs_has_no_accuracy(stage_inputs):
+    stage = OnlineDPO(dataclasses.replace(SHORT, steps=2), **OPTIONS)
+    watched = {"accuracy", "chosen_reward", "rejected_reward"}
+    _, records = trained(stage, stage_inputs)
+    assert all(watched <= record.metrics.keys() for record in records)
+    _, records = trained(dataclasses.replace(stage, reward=Custom("alike")), stage_inputs)
+    assert all(not watched & record.metrics.keys() and "kl" in record.metrics for record in records)
 
 
 def test_online_dpo_that_is_stopped_and_resumed_is_the_same(stage_inputs, tmp_path):
@@ -136,6 +147,25 @@ def test_rejection_samplings_loss_is_that_of_fine_tuning_on_what_is_kept(stage_i
 def test_rejection_sampling_that_is_stopped_in_a_round_and_resumed_is_the_same(stage_inputs, tmp_path):
     train = dataclasses.replace(SHORT, steps=6, checkpoint_every=2)
     check_resumed(RejectionSampling(train, **OPTIONS | {"rollout_batches": 3}), stage_inputs, tmp_path, stop=3)
+
+
+@pytest.mark.parametrize("steps", [1, 6])
+def test_rejection_samplings_flops_count_what_is_drawn_and_not_learnt(stage_inputs, steps):
+    """Four batches are drawn together. Beside what is counted of a GRPO as long, padding and full attention alike."""
+
+    def said_over_done(stage) -> float:
+        model = stage.initial_model(stage_inputs)
+        source = stage.source(stage_inputs, model)
+        with FlopCounterMode(display=False) as counted:
+            records = list(fit(model, source, stage.objective, stage.train))
+        tokens = sum(record.metrics["tokens"] * record.num_labels for record in records)
+        return stage.flops(model, tokens) / counted.get_total_flops()
+
+    train = dataclasses.replace(SHORT, steps=steps)
+    whole = said_over_done(GRPO(train, **OPTIONS))
+    for epochs in (1, 2):
+        part = said_over_done(RejectionSampling(train, **OPTIONS | {"epochs": epochs}))
+        assert part == pytest.approx(whole, rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,15 @@ def test_kto_reads_each_answer_of_a_ranked_list_once(stage_inputs):
     assert source.desirable.sum() == len(stage_inputs.fitting_pairs(64))
 
 
+def test_ktos_held_out_loss_is_a_number_where_each_answer_is_good_in_one_pair_and_bad_in_another(stage_inputs):
+    lists = [Ranking((Message("user", f"Where is {name}?"),), ("Sure! Here.", "Um.")) for name in ("Anna", "Tom")]
+    pairs = [pair for one in lists for pair in one.pairs]
+    both = [*pairs, *(pair._replace(chosen=pair.rejected, rejected=pair.chosen) for pair in pairs)]
+    given = replace(stage_inputs, load_preferences=lambda: PreferenceSplit(both, both, rankings=lists))
+    stage = KTO(replace(TRAIN, max_length=64))
+    assert stage.held_out_metrics(stage.initial_model(given), given)["validation_loss"] == pytest.approx(0.5, abs=1e-5)
+
+
 def test_ktos_held_out_loss_has_each_answer_of_a_ranked_list_once(stage_inputs):
     """A list of four has six pairs, in which its first answer is chosen three times and its second twice."""
     lists = [

@@ -69,6 +69,7 @@ def test_a_bound_of_almost_nothing_is_a_step_on_each_rollout(stage_inputs):
     bound, records = trained(grpo(1e-12), stage_inputs)
     assert same(once, bound)
     assert [record.metrics["skipped_steps"] for record in records] == [0] + [3] * 7
+    assert all(record.metrics["rollout_kl"] > 1e-12 for record in records[1:]), "what ended the rollout is said"
 
 
 def test_the_kl_is_of_the_policy_from_the_one_that_wrote_the_answers(stage_inputs):

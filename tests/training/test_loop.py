@@ -64,6 +64,24 @@ def test_accumulation_is_one_big_batch(accumulate):
         assert torch.allclose(p, q, atol=1e-4)
 
 
+def test_a_sum_that_a_batch_does_not_have_is_a_mean_over_the_others():
+    """Of two batches a step the first alone has `first`; in the last step none has `some`."""
+    calls, seen = [0], list[float]()
+
+    def objective(model, batch):
+        loss_sum, count, metrics = tiny_objective(model, batch)
+        number, calls[0] = calls[0], calls[0] + 1
+        seen.append((metrics["right"] / count).item())
+        absent = torch.tensor(math.nan)
+        first = metrics["right"] if number % 2 == 0 else absent
+        return loss_sum, count, metrics | {"first": first, "some": metrics["right"] if number < 6 else absent}
+
+    config = tiny_config(steps=4, gradient_accumulation_steps=2)
+    records = list(fit(TinyModel(), Counting(), objective, config))
+    assert [record.metrics["first"] for record in records] == pytest.approx(seen[::2])
+    assert [record.metrics.get("some") for record in records] == [one.metrics["right"] for one in records[:3]] + [None]
+
+
 def test_the_gradient_is_of_the_mean_over_labels(monkeypatch):
     """First step: gradients as torch.autograd gives them for sum / count, then brought down to norm `clip`."""
     seen = {}

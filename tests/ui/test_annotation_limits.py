@@ -21,6 +21,13 @@ def recipe(flags: str):
             "--reward.train.batch-size 256",
             "reward: 16,384 rows of .* tokens are above this page's limit",
         ),
+        ("--plan pretrain,sft,reward,rejectionsampling --rejectionsampling.rollout-batches 65", "page's limit, 64"),
+        ("--ppo.train.gradient-accumulation-steps 65", "above this page's limit, 64"),
+        (
+            "--plan pretrain,sft,reward,rejectionsampling --rejectionsampling.rollout-batches 64 "
+            "--rejectionsampling.train.gradient-accumulation-steps 64",
+            "rejectionsampling: a rollout of 4,096 batches of 32 rows of 192 tokens is above this page's limit",
+        ),
     ],
 )
 def test_lists_count_against_the_limits_of_a_page(flags, words):

@@ -67,3 +67,8 @@ def test_turns_are_at_most_so_many_and_a_user_is_the_same_again():
     assert user(3).first_message() == user(3).first_message() != user(4).first_message()
     with pytest.raises(LabError, match="reads at least as many answers: max_turns is 1"):
         user(num_questions=2, max_turns=1)
+
+
+def test_more_questions_than_any_story_has_are_refused():
+    with pytest.raises(LabError, match="None of 1,000 stories has 100 questions. Lower num_questions."):
+        user(num_questions=100, max_turns=100)
