@@ -3,12 +3,12 @@
     labkit study alignment --seeds 0 1 2 --methods ppo grpo dpo
 
 A seed is a run of its own: tokenizer, pretraining, fine-tuning and reward model once, then each method from the same
-fine-tuned model. A method whose pairs another judge labels, as dpo-rlaif, has a second run, seed-N-rlaif, that begins
-with copies of the first two stages. Each policy and that model answer the same held-out prompts, and the oracle scores
-both answers to a prompt: gain in gold, win rate, right answers. They answer greedily, and by sampling at temperature 1,
-as the policies were trained: what a method does to a distribution need not have reached its mode. The prompts are the
-run's own, so the spread of seeds holds that of prompts, too. A method is called better than another only outside the
-spread of seeds: see `labkit.studies.seeds`.
+fine-tuned model. Methods with labels of their own, as dpo-rlaif and dpo-bestworst, have a second run, seed-N-rlaif or
+seed-N-bestworst, that begins with copies of the first two stages. Each policy and that model answer the same held-out
+prompts, and the oracle scores both answers to a prompt: gain in gold, win rate, right answers. They answer greedily,
+and by sampling at temperature 1, as the policies were trained: what a method does to a distribution need not have
+reached its mode. The prompts are the run's own, so the spread of seeds holds that of prompts, too. A method is called
+better than another only outside the spread of seeds: see `labkit.studies.seeds`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from labkit.runs.recipe import Recipe
 from labkit.runs.stage_folder import StageFolder
 from labkit.stages import StageInputs
 from labkit.studies.measuring import MAX_NEW_TOKENS, Arrays, Asked, ask, kept_arrays, kl_of_answers, sampled_answers
-from labkit.studies.methods import BASE, RELABELLED, method_names, method_stage_name, recipe_of_methods
+from labkit.studies.methods import BASE, OWN_LABELS, method_names, method_stage_name, own_labels, recipe_of_methods
 from labkit.studies.options import AlignmentStudy
 from labkit.studies.seeds import FORMULA, SeedComparison, compare_over_seeds, summarize_seeds
 from labkit.studies.training import PlannedRun, check_runs, train_stages
@@ -62,8 +63,9 @@ def own_settings(config: AlignmentStudy) -> dict[str, str]:
     """The fields of the recipe that the study sets itself, and what to set instead."""
     own = {"evaluation.policy_prompts": "use --prompts"}
     for method in chosen_methods(config):
-        if method in RELABELLED:
-            own["annotation.judge"] = f"{method} has a judge of its own. Leave it out, as --methods ppo dpo"
+        if suffix := own_labels(method):
+            for field in OWN_LABELS[suffix].annotation:
+                own[f"annotation.{field}"] = f"{method} has labels of its own. Leave it out, as --methods ppo dpo"
     return own
 
 
@@ -105,29 +107,25 @@ def run(
 
 def train_seed(config: AlignmentStudy, recipe: Recipe, progress: Callable[[str], object]) -> dict[str, Run]:
     """The finished run of each method, all from copies of one fine-tuned model."""
-    planned, runs = seed_runs(config, recipe), dict[str, Run]()
-    progress(f"{planned[ANNOTATOR].folder} ...")
-    base = train_stages(planned[ANNOTATOR].recipe, planned[ANNOTATOR].folder, list(planned[ANNOTATOR].recipe.stages))
-    for method in chosen_methods(config):
-        runs[method] = base
-        if method in planned:
-            folder, relabelled = planned[method].folder, planned[method].recipe
-            progress(f"{folder} ...")
-            runs[method] = train_stages(relabelled, folder, list(relabelled.stages), base, SHARED)
-    return runs
+    runs = dict[str, Run]()
+    for labels, (folder, own_recipe) in seed_runs(config, recipe).items():
+        progress(f"{folder} ...")
+        runs[labels] = train_stages(own_recipe, folder, list(own_recipe.stages), runs.get(ANNOTATOR), SHARED)
+    return {method: runs[own_labels(method) or ANNOTATOR] for method in chosen_methods(config)}
 
 
 def seed_runs(config: AlignmentStudy, recipe: Recipe) -> dict[str, PlannedRun]:
-    """The runs of the recipe's seed: of all methods that learn from the annotator's labels, under `ANNOTATOR`, and each
-    method with another judge under its own name.
+    """The runs of the recipe's seed: of all methods that learn from the annotator's labels, under `ANNOTATOR`, and of
+    those with other labels under their suffix.
     """
-    methods, folder = chosen_methods(config), config.folder / f"seed-{recipe.seed}"
-    own = [method for method in methods if method not in RELABELLED]
-    runs = {ANNOTATOR: PlannedRun(folder, recipe_of(recipe, own))}
-    for method in [method for method in methods if method in RELABELLED]:
-        labels = dataclasses.replace(recipe.annotation, judge=RELABELLED[method])
-        relabelled = dataclasses.replace(recipe_of(recipe, [method]), annotation=labels)
-        runs[method] = PlannedRun(config.folder / f"seed-{recipe.seed}-{method.partition('-')[2]}", relabelled)
+    folder, methods = config.folder / f"seed-{recipe.seed}", dict[str, list[str]]()
+    for method in chosen_methods(config):
+        methods.setdefault(own_labels(method) or ANNOTATOR, []).append(method)
+    runs = {ANNOTATOR: PlannedRun(folder, recipe_of(recipe, methods.pop(ANNOTATOR, [])))}
+    for suffix, own in methods.items():
+        annotation = dataclasses.replace(recipe.annotation, **OWN_LABELS[suffix].annotation)
+        relabelled = dataclasses.replace(recipe_of(recipe, own), annotation=annotation)
+        runs[suffix] = PlannedRun(Path(f"{folder}-{suffix}"), relabelled)
     return runs
 
 

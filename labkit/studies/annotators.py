@@ -37,7 +37,7 @@ def study_recipe(config: AnnotatorsStudy, preset: Recipe) -> Recipe:
     """The preset's recipe with the study's method. Raises LabError for what is no method, and for one annotator."""
     if len(set(config.annotators)) < 2:
         raise LabError("study annotators compares two: --annotators concise thorough")
-    refuse_relabelled(config.method, "")
+    refuse_relabelled(config.method, offers_flags=False)
     evaluation = dataclasses.replace(preset.evaluation, policy_prompts=config.prompts)
     return recipe_of_methods(dataclasses.replace(preset, evaluation=evaluation), [config.method])
 

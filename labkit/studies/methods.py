@@ -2,14 +2,16 @@
 
 Every kind of stage that leaves a policy is a method under its own name, trained as the preset suggests; beside them
 stand named settings, as RLVR, and every name with a suffix that `--plan` takes too: dpo-strict, whose flags are
---dpo-strict.beta and so on. dpo-rlaif is DPO on pairs that a judge labels by written principles, not the annotator.
+--dpo-strict.beta and so on. Two suffixes stand for other labels, see `OWN_LABELS`: dpo-rlaif learns from pairs that a
+judge labels by written principles, dpo-bestworst and kto-bestworst from the best and the worst of all answers to a
+prompt.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from labkit.errors import LabError
 from labkit.preferences.principles import Principles
@@ -27,8 +29,26 @@ NAMED_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "rejectionsampling-random": ("rejectionsampling-random", {"selection": "random"}),
 }
 """Methods that are a stage with other settings: the stage's name in the plan, and the settings."""
-RELABELLED: dict[str, Principles] = {"dpo-rlaif": Principles()}
-"""Methods that learn from the labels of another judge, in a run of their own, as a run's pairs have one judge."""
+
+
+class Labels(NamedTuple):
+    """Labels that are not those of the study's other methods. annotation: the settings that make them; flags: the same,
+    on the command line; steps: a method's, as a share of the preset's.
+    """
+
+    annotation: dict[str, Any]
+    flags: str
+    steps: float = 1.0
+
+
+OWN_LABELS = {
+    "rlaif": Labels({"judge": Principles()}, "--annotation.judge Principles"),
+    # One pair to a prompt, where two by two most presets compare four: half the steps still pass over them once.
+    "bestworst": Labels({"pairing": "best_with_worst"}, "--annotation.pairing best_with_worst", steps=0.5),
+}
+"""By the suffix of a method: it learns in a run of its own, as all pairs of a run are labelled in one way."""
+RELABELLED = ("dpo-rlaif", "dpo-bestworst", "kto-bestworst")
+"""Those that stand in a study of all methods."""
 
 
 def method_names() -> list[str]:
@@ -37,15 +57,19 @@ def method_names() -> list[str]:
     return [*sorted(policies, key=lambda kind: (not policies[kind].online, kind)), *NAMED_SETTINGS, *RELABELLED]
 
 
-HERE = " Here, set --annotation.judge Principles with --method dpo."
-"""How all runs of a study have the labels of `RELABELLED`."""
+def own_labels(method: str) -> str | None:
+    """The suffix of a method with labels of its own, else None."""
+    suffix = method.partition("-")[2]
+    return suffix if suffix in OWN_LABELS else None
 
 
-def refuse_relabelled(method: str, here: str = HERE) -> None:
-    """Raises LabError for a method with another judge, where all methods of a study learn from the same labels. here:
-    what the study offers in its place, if anything.
+def refuse_relabelled(method: str, offers_flags: bool = True) -> None:
+    """Raises LabError for a method with labels of its own, where all methods of a study learn from the same labels.
+    offers_flags: whether the study's runs can all have these labels.
     """
-    if method in RELABELLED:
+    if suffix := own_labels(method):
+        flags, kind = OWN_LABELS[suffix].flags, method.partition("-")[0]
+        here = f" Here, set {flags} with --method {kind}." if offers_flags else ""
         raise LabError(f"{method} has labels of its own: compare it by labkit study alignment.{here}")
 
 
@@ -71,11 +95,19 @@ def recipe_of_methods(recipe: Recipe, methods: Iterable[str]) -> Recipe:
     planned = parse_plan(",".join([*BASE, *names]), plan_templates(recipe))
     settings = dict(NAMED_SETTINGS.values())
     stages: list[Any] = [one.stage for one in planned]
-    changed = [
-        PlannedStage(one.name, dataclasses.replace(stage, **settings.get(one.name, {})), one.after)
-        for one, stage in zip(planned, stages, strict=True)
-    ]
+    changed = []
+    for one, stage in zip(planned, stages, strict=True):
+        own = dataclasses.replace(_shortened(stage, one.name), **settings.get(one.name, {}))
+        changed.append(PlannedStage(one.name, own, one.after))
     return dataclasses.replace(recipe, plan=tuple(changed))
+
+
+def _shortened(stage: Any, name: str) -> Any:
+    """The stage with the steps that its pairs are enough for; what samples has no end of answers."""
+    suffix = own_labels(name)
+    share = OWN_LABELS[suffix].steps if suffix and not stage.online else 1.0
+    steps, warmup = (round(share * count) for count in (stage.train.steps, stage.train.warmup_steps))
+    return dataclasses.replace(stage, train=dataclasses.replace(stage.train, steps=max(1, steps), warmup_steps=warmup))
 
 
 def _leaves_policy(kind: str) -> bool:

@@ -75,8 +75,9 @@ class AlignmentStudy(Study):
 
     methods: Methods = ()
     """ppo, grpo, dpo …, rlvr (GRPO rewarded by the oracle's verdict), votes, dpo-rlaif (DPO on pairs that a judge
-    labels by written principles), and names with a suffix, which have flags of their own (--methods dpo dpo-strict
-    --dpo-strict.beta 0.5); all methods when not given."""
+    labels by written principles), dpo-bestworst and kto-bestworst (on the best and the worst answer to a prompt),
+    and names with another suffix, which have flags of their own (--methods dpo dpo-strict --dpo-strict.beta 0.5); all
+    methods when not given."""
 
     name = "alignment"
 

@@ -16,10 +16,10 @@ from labkit.runs.folder import Run
 from labkit.runs.prepare import prepare_inputs
 from labkit.stages.rewards import Verifier
 from labkit.studies import alignment as study
-from labkit.studies import annotators
+from labkit.studies import annotators, rounds
 from labkit.studies.measuring import ask, sampled_answers
 from labkit.studies.methods import method_names, recipe_of_methods
-from labkit.studies.options import AnnotatorsStudy
+from labkit.studies.options import AnnotatorsStudy, RoundsStudy
 from tests.tiny_study import study_preset
 
 METHODS = ("ppo", "dpo")
@@ -109,10 +109,26 @@ def test_pairs_of_another_judge_are_a_second_run_from_the_same_fine_tuned_model(
     assert study.run(*asked(out, methods=("dpo-rlaif",)))["methods"]["dpo-rlaif"]["seeds"] == [found]
 
 
+def test_the_best_with_the_worst_are_a_run_that_methods_share(made):
+    """One pair to a prompt, and half of the preset's steps; methods with the same labels stand in the same run."""
+    out, _ = made
+    result = study.run(*asked(out, methods=("dpo", "dpo-bestworst", "ppo-bestworst")))
+    assert list(result["methods"]) == ["dpo", "dpo-bestworst", "ppo-bestworst"]
+    base, paired = Run.open(out / "seed-0"), Run.open(out / "seed-0-bestworst")
+    assert paired.recipe.annotation == replace(base.recipe.annotation, pairing="best_with_worst")
+    assert {"dpo-bestworst", "ppo-bestworst"} <= set(paired.recipe.stages) and "dpo" not in paired.recipe.stages
+    steps = [run.recipe.stages[name].train.steps for run, name in ((base, "dpo"), (paired, "dpo-bestworst"))]
+    assert steps[1] == max(1, round(steps[0] / 2))
+    assert paired.recipe.stages["ppo-bestworst"].train.steps == base.recipe.stages["ppo"].train.steps
+
+
 def test_a_study_with_one_kind_of_labels_refuses_another_judge():
     config = AnnotatorsStudy(preset="smoke", method="dpo-rlaif")
     with pytest.raises(LabError, match="dpo-rlaif has labels of its own: compare it by labkit study alignment"):
         annotators.study_recipe(config, study_preset())
+    message = "dpo-bestworst has labels .* Here, set --annotation.pairing best_with_worst with --method dpo"
+    with pytest.raises(LabError, match=message):
+        rounds.study_recipe(RoundsStudy(preset="smoke", method="dpo-bestworst"), study_preset())
 
 
 def test_killed_within_a_method_it_goes_on_there(tmp_path, monkeypatch):

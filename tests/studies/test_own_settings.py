@@ -151,7 +151,8 @@ def test_every_flag_changes_all_runs_that_have_it_or_is_refused_by_name(name):
         ("annotators --annotation.annotator warm", "itself: use --annotators, as --annotators concise thorough."),
         ("sizes --model.width 64", "study sizes sets --model.width itself: use --sizes, as --sizes 32x2 64x2 96x3."),
         ("sizes --model.feed_forward.intermediate-size 9", "sets --model.feed-forward.intermediate-size itself: it f"),
-        ("alignment --methods dpo dpo-rlaif --annotation.judge Principles", "dpo-rlaif has a judge of its own. Leave"),
+        ("alignment --methods dpo dpo-rlaif --annotation.judge Principles", "dpo-rlaif has labels of its own. Lea"),
+        ("alignment --methods kto-bestworst --annotation.pairing two_by_two", "kto-bestworst has labels of its own. L"),
         ("alignment --methods dpo --evaluation.policy-prompts 9", "--evaluation.policy-prompts itself: use --prompts."),
         ("overoptimisation --grpo-kl-1.kl NoKL", "study overoptimisation sets --grpo-kl-1.kl itself: use --kl-coefs."),
         # what only a later run would be refused for
