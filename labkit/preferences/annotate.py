@@ -104,11 +104,6 @@ class AnnotationConfig:
                 f"AnnotationConfig: Principles choose between two answers, and the format is {self.format}. Set it to "
                 "pairs, or the judge to ProfileJudge."
             )
-        if self.pairing == "best_with_worst":
-            raise LabError(
-                "AnnotationConfig: a judge that follows Principles compares two answers and ranks none. Leave pairing "
-                "at two_by_two."
-            )
         if self.other_annotators or self.position_bias or self.laziness:
             raise LabError(
                 "AnnotationConfig: other_annotators, position_bias and laziness are of people, and the judge follows "
@@ -239,17 +234,22 @@ def _pair_chooser(
     world: World, config: AnnotationConfig, split: str, seed: int
 ) -> Callable[[Task, _Shown], Iterator[tuple[int, int]]]:
     """What chooses between the answers to a task: the annotator, or a judge that sees their words alone."""
+    ends = config.pairing == "best_with_worst"
     if isinstance(config.judge, ProfileJudge):
-        if config.pairing == "best_with_worst":
-            return lambda task, shown: shown.chooser.choose_best_and_worst(shown.answers, config.keep_ties)
-        return lambda task, shown: shown.chooser.choose_two_by_two(shown.answers, config.keep_ties)
+
+        def choose(task: Task, shown: _Shown) -> Iterator[tuple[int, int]]:
+            chooser = shown.chooser
+            pairs = chooser.choose_best_and_worst if ends else chooser.choose_two_by_two
+            return pairs(shown.answers, config.keep_ties)
+
+        return choose
     judge = PrincipleJudge(config.judge, random.Random(f"principles {split} {seed}"))
 
-    def choose(task: Task, shown: _Shown) -> Iterator[tuple[int, int]]:
+    def judged(task: Task, shown: _Shown) -> Iterator[tuple[int, int]]:
         read = [read_answer(world, task, answer.text) for answer in shown.answers]
-        return judge.choose_two_by_two(read, config.keep_ties)
+        return (judge.choose_best_and_worst if ends else judge.choose_two_by_two)(read, config.keep_ties)
 
-    return choose
+    return judged
 
 
 def _shown_answers(

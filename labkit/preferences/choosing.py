@@ -13,7 +13,7 @@ of one answer by itself: it has no position, and its mistakes are noise on the s
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -77,17 +77,8 @@ class Chooser:
         A choice is wrong as often as one of a pair is, and the places of all that follow are found by a list that has
         it. Of two answers the one that was shown before counts as shown first.
         """
-        ranked: list[int] = []
-        for place in range(len(shown)) if keep_ties else _first_of_each_gold(shown):
-            low, high = 0, len(ranked)
-            while low < high:
-                middle = (low + high) // 2
-                if self.chooses_first(shown[ranked[middle]], shown[place]):
-                    low = middle + 1
-                else:
-                    high = middle
-            ranked.insert(low, place)
-        return ranked
+        places = range(len(shown)) if keep_ties else first_of_each([answer.gold for answer in shown])
+        return rank_by_choices(places, lambda first, second: self.chooses_first(shown[first], shown[second]))
 
     def choose_best_and_worst(self, shown: Sequence[ShownAnswer], keep_ties: bool) -> Iterator[tuple[int, int]]:
         """The best and the worst of all, by `rank`, as (chosen, rejected); nothing where all have the same gold."""
@@ -103,5 +94,21 @@ class Chooser:
         return min(HIGHEST, max(LOWEST, round(rating)))
 
 
-def _first_of_each_gold(shown: Sequence[ShownAnswer]) -> Iterable[int]:
-    return sorted({answer.gold: place for place, answer in reversed(list(enumerate(shown)))}.values())
+def rank_by_choices(places: Iterable[int], chooses_first: Callable[[int, int], bool]) -> list[int]:
+    """The places from the best to the worst, each sorted in among those before it by choices between two."""
+    ranked: list[int] = []
+    for place in places:
+        low, high = 0, len(ranked)
+        while low < high:
+            middle = (low + high) // 2
+            if chooses_first(ranked[middle], place):
+                low = middle + 1
+            else:
+                high = middle
+        ranked.insert(low, place)
+    return ranked
+
+
+def first_of_each(keys: Sequence[Hashable]) -> list[int]:
+    """The places of the first of each key, in order."""
+    return sorted({key: place for place, key in reversed(list(enumerate(keys)))}.values())

@@ -27,6 +27,7 @@ from typing import Literal, NamedTuple
 
 from labkit.configs import Share, check_fields
 from labkit.errors import LabError
+from labkit.preferences.choosing import first_of_each, rank_by_choices
 from labkit.world import Task, World, gold_score
 from labkit.world.lexicon import load_yaml
 from labkit.world.oracle import GoldScore
@@ -97,6 +98,9 @@ class PrincipleJudge:
         asked = load_principles()[self.config.group]
         if self.config.ask == "one":
             asked = (self.rng.choice(asked),)
+        return self._decided(asked, first, second)
+
+    def _decided(self, asked: Sequence[Principle], first: GoldScore, second: GoldScore) -> bool | None:
         for principle in asked:
             one, other = getattr(first, principle.measure), getattr(second, principle.measure)
             if one != other:
@@ -113,6 +117,27 @@ class PrincipleJudge:
                 chosen = self.rng.random() < 0.5
             if chosen is not None:
                 yield (first, first + 1) if chosen else (first + 1, first)
+
+    def choose_best_and_worst(self, read: Sequence[GoldScore], keep_ties: bool) -> Iterator[tuple[int, int]]:
+        """The best and the worst of all as (chosen, rejected), ranked by choices between two, in each of which one
+        principle after another is asked until one decides; nothing where no principle tells two answers apart.
+        """
+        measures = [principle.measure for principle in load_principles()[self.config.group]]
+        keys = [tuple(getattr(score, measure) for measure in measures) for score in read]
+        places = range(len(read)) if keep_ties else first_of_each(keys)
+        ranked = rank_by_choices(places, lambda first, second: self._prefers_first(read[first], read[second]))
+        if len(ranked) > 1:
+            yield ranked[0], ranked[-1]
+
+    def _prefers_first(self, first: GoldScore, second: GoldScore) -> bool:
+        """Whether the first answer is chosen by the first principle that decides, of all in order or, where one is
+        asked for a pair, in a drawn order; a coin's where none does.
+        """
+        asked = list(load_principles()[self.config.group])
+        if self.config.ask == "one":
+            self.rng.shuffle(asked)
+        chosen = self._decided(asked, first, second)
+        return self.rng.random() < 0.5 if chosen is None else chosen
 
 
 def read_answer(world: World, task: Task, answer: str) -> GoldScore:

@@ -3,8 +3,8 @@
 Every kind of stage that leaves a policy is a method under its own name, trained as the preset suggests; beside them
 stand named settings, as RLVR, and every name with a suffix that `--plan` takes too: dpo-strict, whose flags are
 --dpo-strict.beta and so on. Two suffixes stand for other labels, see `OWN_LABELS`: dpo-rlaif learns from pairs that a
-judge labels by written principles, dpo-bestworst and kto-bestworst from the best and the worst of all answers to a
-prompt.
+judge chooses by written principles, dpo-bestworst and kto-bestworst from pairs that the annotator chooses; either from
+the best and the worst of all answers to a prompt.
 """
 
 from __future__ import annotations
@@ -42,9 +42,13 @@ class Labels(NamedTuple):
 
 
 OWN_LABELS = {
-    "rlaif": Labels({"judge": Principles()}, "--annotation.judge Principles"),
     # One pair to a prompt, where two by two most presets compare four: half the steps still pass over them once.
     "bestworst": Labels({"pairing": "best_with_worst"}, "--annotation.pairing best_with_worst", steps=0.5),
+    "rlaif": Labels(
+        {"judge": Principles(), "pairing": "best_with_worst"},
+        "--annotation.judge Principles --annotation.pairing best_with_worst",
+        steps=0.5,
+    ),
 }
 """By the suffix of a method: it learns in a run of its own, as all pairs of a run are labelled in one way."""
 RELABELLED = ("dpo-rlaif", "dpo-bestworst", "kto-bestworst")

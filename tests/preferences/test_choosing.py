@@ -9,7 +9,6 @@ from labkit.configs import from_dict
 from labkit.errors import LabError
 from labkit.preferences.annotate import AnnotationConfig
 from labkit.preferences.choosing import Chooser, ShownAnswer
-from labkit.preferences.principles import Principles
 from labkit.world.profiles import Annotator
 
 MANY = 4000
@@ -127,8 +126,6 @@ def test_the_noise_of_ratings_and_those_that_are_not_read():
 def test_a_pairing_is_of_pairs_that_an_annotator_chooses():
     with pytest.raises(LabError, match="pairing says which answers are compared, and the format is rankings"):
         AnnotationConfig(pairing="best_with_worst", format="rankings")
-    with pytest.raises(LabError, match="Principles compares two answers and ranks none"):
-        AnnotationConfig(pairing="best_with_worst", judge=Principles())
 
 
 def test_what_ratings_cannot_have_is_refused():

@@ -31,6 +31,10 @@ def judge(**settings) -> PrincipleJudge:
     return PrincipleJudge(Principles(**{"noise": 0.0} | settings), random.Random(0))
 
 
+def judge_with(seed: int) -> PrincipleJudge:
+    return PrincipleJudge(Principles(noise=0.0), random.Random(seed))
+
+
 def test_every_principle_is_a_sentence_in_both_languages_about_a_measure():
     groups = load_principles()
     assert {"helpful", "honest", "harmless", "style"} <= set(groups)
@@ -72,6 +76,22 @@ def test_ties_are_passed_over_or_a_coins():
     assert list(one.choose_two_by_two(read, keep_ties=False)) == [(3, 2)]
     with_ties = list(one.choose_two_by_two(read, keep_ties=True))
     assert sorted(with_ties[0]) == [0, 1] and with_ties[1] == (3, 2)
+
+
+def test_the_best_with_the_worst_of_all():
+    """One that no principle holds worse than another is the best, whichever principle is asked first."""
+    wrong, better, best = EQUAL._replace(right=0, polite=0.1), EQUAL._replace(polite=0.5), EQUAL._replace(polite=0.9)
+    read = [EQUAL._replace(polite=0.3), wrong, best, wrong, better]
+    for ask in ("one", "in_order"):
+        assert all(list(judge(ask=ask).choose_best_and_worst(read, keep_ties=False)) == [(2, 1)] for _ in range(9))
+    assert list(judge().choose_best_and_worst([EQUAL, EQUAL], keep_ties=False)) == []
+    assert len(list(judge().choose_best_and_worst([EQUAL, EQUAL], keep_ties=True))) == 1
+    impolite = EQUAL._replace(polite=0.1, right=1)
+    polite_but_wrong = EQUAL._replace(polite=0.9, right=0)
+    drawn = [next(judge_with(seed).choose_best_and_worst([impolite, polite_but_wrong], False)) for seed in range(99)]
+    assert 30 < drawn.count((0, 1)) < 99  # right, and politeness, each decide if asked before the other
+    in_order = judge(ask="in_order").choose_best_and_worst([impolite, polite_but_wrong], False)
+    assert list(in_order) == [(0, 1)]  # right is asked first
 
 
 def test_what_it_reads_depends_on_no_annotator():

@@ -98,6 +98,7 @@ def test_pairs_of_another_judge_are_a_second_run_from_the_same_fine_tuned_model(
     base, relabelled = Run.open(out / "seed-0"), Run.open(out / "seed-0-rlaif")
     assert "dpo-rlaif" not in base.recipe.stages and "ppo" not in relabelled.recipe.stages
     assert (base.recipe.annotation.judge, relabelled.recipe.annotation.judge) == (ProfileJudge(), Principles())
+    assert relabelled.recipe.annotation.pairing == "best_with_worst"
     assert base.stage("sft").weights_hash == relabelled.stage("sft").weights_hash
     labels = [(run.path / "preferences" / "train.jsonl").read_text() for run in (base, relabelled)]
     assert labels[0] != labels[1] and base.stage("dpo").weights_hash != relabelled.stage("dpo-rlaif").weights_hash
