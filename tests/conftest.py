@@ -18,24 +18,30 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # What a processor can do is not tried out by building a library for it, in every process that compiles.
+    os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests for a GPU only where there is one. The slow tests first, half of the files that hold some in front of each
-    half of the others: of two workers that steal work from each other (`-n auto --dist worksteal`) each begins with
-    long ones, and none ends with one alone.
+    """Tests for a GPU only where there is one. The slow tests first, spread over the workers by their files: of workers
+    that steal work from each other (`-n auto --dist worksteal`), which begin with equal shares of the list, each begins
+    with long ones, and none ends with one alone.
     """
     for_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if for_gpu and not _has_gpu("cuda"):
         config.hook.pytest_deselected(items=for_gpu)
         items[:] = [item for item in items if item not in for_gpu]
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
     slow = [item for item in items if item.get_closest_marker("slow")]
     others = [item for item in items if not item.get_closest_marker("slow")]
     files = list(dict.fromkeys(item.path for item in slow))
-    first = [item for item in slow if files.index(item.path) % 2 == 0]
-    second = [item for item in slow if files.index(item.path) % 2]
-    half = len(items) // 2 - len(first)
-    items[:] = [*first, *others[:half], *second, *others[half:]]
+    shares = [[item for item in slow if files.index(item.path) % workers == at] for at in range(workers)]
+    for at, share in enumerate(shares):
+        begins, ends = (len(items) * place // workers for place in (at, at + 1))
+        more = max(0, ends - begins - len(share))
+        share += others[:more]
+        del others[:more]
+    items[:] = [item for share in shares for item in share]
 
 
 def _has_gpu(kind: str = "") -> bool:

@@ -15,8 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch._inductor.compile_fx  # what compiling imports, so that the attempts need not
-from torch._inductor.cpu_vec_isa import pick_vec_isa
 
 from labkit.runs.folder import Run
 from labkit.runs.pipeline import run
@@ -117,6 +115,10 @@ def finish(folder: Path, stage: str) -> None:
 
 
 def main() -> None:
+    # What compiling imports, so that the attempts need not; here, as test_resume.py imports this file to collect.
+    import torch._inductor.compile_fx
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+
     torch.set_num_threads(1)
     pick_vec_isa()  # builds and loads a library for each kind of vector instructions, in every process that compiles
     folder, seed = Path(sys.argv[1]), int(sys.argv[2])
