@@ -19,6 +19,7 @@ from labkit.runs.plan import PlannedStage, parse_plan
 from labkit.runs.presets import plan_templates
 from labkit.runs.recipe import Recipe
 from labkit.stages import STAGES
+from labkit.stages.preference_policy import PairwisePolicy
 from labkit.stages.rewards import Verifier, Votes
 
 BASE = ("pretrain", "sft", "reward")
@@ -33,7 +34,7 @@ NAMED_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
 
 class Labels(NamedTuple):
     """Labels that are not those of the study's other methods. annotation: the settings that make them; flags: the same,
-    on the command line; steps: a method's, as a share of the preset's.
+    on the command line; steps: of a method that learns from pairs, as a share of the preset's.
     """
 
     annotation: dict[str, Any]
@@ -107,9 +108,11 @@ def recipe_of_methods(recipe: Recipe, methods: Iterable[str]) -> Recipe:
 
 
 def _shortened(stage: Any, name: str) -> Any:
-    """The stage with the steps that its pairs are enough for; what samples has no end of answers."""
+    """The stage with the steps that its pairs are enough for. What samples has no end of answers, and KTO, which reads
+    the two answers of a pair one by one, has twice as many rows.
+    """
     suffix = own_labels(name)
-    share = OWN_LABELS[suffix].steps if suffix and not stage.online else 1.0
+    share = OWN_LABELS[suffix].steps if suffix and isinstance(stage, PairwisePolicy) else 1.0
     steps, warmup = (round(share * count) for count in (stage.train.steps, stage.train.warmup_steps))
     return dataclasses.replace(stage, train=dataclasses.replace(stage.train, steps=max(1, steps), warmup_steps=warmup))
 
