@@ -24,7 +24,10 @@ from labkit.model.gru import GRU
 from labkit.model.positions import NoPosition
 from labkit.model.rwkv import RWKV
 from labkit.stages import DPO, KTO, PPO, SFT, Pretrain, RewardModeling, Stage, StageInputs
-from labkit.training.config import build_optimizer
+from labkit.stages.credit import ValueModel
+from labkit.stages.grpo import GRPO
+from labkit.stages.off_policy import TruncatedImportanceSampling
+from labkit.training.config import TrainConfig, build_optimizer
 from labkit.training.engine import make_parallel_engine
 from labkit.training.loop import fit
 from labkit.training.processes import accelerator, parallel_config, shards_models
@@ -45,6 +48,19 @@ def stages(steps: int, optimizer: Any, compile: bool = False) -> dict[str, Stage
         "dpo": DPO(train),
         "kto": KTO(train),
     }
+
+
+def off_policy(train: TrainConfig) -> Stage:
+    """Answers of another distribution than is trained, a critic, prompts that are shared, and steps that a KL ends."""
+    return GRPO(
+        replace(train, prefix_sharing=True),
+        epochs=2,
+        baseline=ValueModel(),
+        max_new_tokens=10,
+        max_kl=1e-6,
+        sampler_top_p=0.9,
+        off_policy_correction=TruncatedImportanceSampling(),
+    )
 
 
 def trained(stage: Stage, stage_inputs: StageInputs, folder: Path | None = None) -> dict[str, Any]:
@@ -78,6 +94,8 @@ def every_stage(stage_inputs: StageInputs, steps: int, compile: bool) -> dict[st
     found: dict[str, Any] = {"share": share(stage_inputs)}
     for optimizer in ("adamw", "muon"):
         named = stages(steps, optimizer, compile)
+        if optimizer == "adamw":
+            named["off policy, with a critic"] = off_policy(named["ppo"].train)
         found[optimizer] = {name: trained(stage, stage_inputs)["records"] for name, stage in named.items()}
     return found
 

@@ -33,6 +33,7 @@ that trains on a list of its own. The reward model is there for PPO to read.
 TRAIN = TrainConfig(steps=STEPS, batch_size=4, max_length=128, checkpoint_every=3, warmup_steps=2, compile=True)
 RECIPE = tiny_recipe(TRAIN)
 RECIPE = replace(RECIPE, plan=(*RECIPE.plan[:-1], PlannedStage("kto", KTO(RECIPE.stages["dpo"].train))))
+RECIPE = RECIPE.with_stages(ppo=replace(RECIPE.stages["ppo"], max_kl=2e-5))  # the rollouts may end early
 for name in ("sft", "reward", "ppo", "kto"):  # not compiled, so their steps pass quickly: twice as many
     stage = RECIPE.stages[name]
     RECIPE = RECIPE.with_stages(**{name: replace(stage, train=replace(stage.train, steps=2 * STEPS, compile=False))})

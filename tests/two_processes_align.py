@@ -15,6 +15,7 @@ from labkit.model.feedforward import MoE
 from labkit.stages import DPO, KTO, ORPO, PPO, RewardModeling, Stage, StageInputs, next_token_objective
 from labkit.stages.credit import KLInReward, MovingMean
 from labkit.stages.grpo import GRPO
+from labkit.stages.off_policy import TruncatedImportanceSampling
 from labkit.stages.onlinedpo import OnlineDPO
 from labkit.stages.reward import PlackettLuce
 from labkit.text.sources import DocumentSource
@@ -37,6 +38,15 @@ STAGES: dict[str, Stage] = {
         baseline=MovingMean(),
         kl=KLInReward(target=0.5),
         ptx_coef=0.1,
+    ),
+    "grpo off policy": GRPO(
+        dataclasses.replace(SHORT, max_length=160, prefix_sharing=True),
+        max_new_tokens=10,
+        num_generations=2,
+        epochs=2,
+        max_kl=1e-6,
+        sampler_top_p=0.9,
+        off_policy_correction=TruncatedImportanceSampling(),
     ),
     "onlinedpo": OnlineDPO(dataclasses.replace(SHORT, max_length=160), max_new_tokens=10),
     "reward of lists": RewardModeling(SHORT, PlackettLuce(), center_rewards_coefficient=0.1),

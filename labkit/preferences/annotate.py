@@ -104,10 +104,10 @@ class AnnotationConfig:
                 f"AnnotationConfig: Principles choose between two answers, and the format is {self.format}. Set it to "
                 "pairs, or the judge to ProfileJudge."
             )
-        if self.other_annotators or self.position_bias or self.laziness:
+        if self.other_annotators or self.position_bias or self.laziness or self.lazy_choice != "coin":
             raise LabError(
-                "AnnotationConfig: other_annotators, position_bias and laziness are of people, and the judge follows "
-                "Principles, whose mistakes are its noise. Leave them at their defaults."
+                "AnnotationConfig: other_annotators, position_bias, laziness and lazy_choice are of people, and the "
+                "judge follows Principles, whose mistakes are its noise. Leave them at their defaults."
             )
 
 
@@ -284,6 +284,12 @@ def _shown_answers(
 
 def _some(annotated: list[T], config: AnnotationConfig, num_prompts: int) -> list[T]:
     """What was annotated. Raises LabError where nothing was."""
+    if not annotated and isinstance(config.judge, Principles):
+        raise LabError(
+            f"The principles of the group {config.judge.group} decide between no two of the answers to {num_prompts} "
+            f"prompts, so there is nothing to learn from. Choose another annotation.judge.group, set "
+            f"annotation.judge.ask to in_order, or raise annotation.prompts or annotation.temperature."
+        )
     if not annotated:
         raise LabError(
             f"The annotator {config.annotator} gives equal scores to all answers to {num_prompts} prompts, so there is "

@@ -7,13 +7,18 @@ from collections.abc import Sequence
 from labkit.errors import LabError
 from labkit.machine import warn_once
 from labkit.runs.folder import Run
+from labkit.runs.plan import NO_POLICY, is_other_run_stage
 
 
 def check_needed_stages(run: Run, stages: Sequence[str]) -> None:
     """Raises LabError where one of `stages`, which are to be trained, builds on a stage that is neither finished nor
-    among them, or whose weights cannot be found.
+    among them, whose weights cannot be found, or which is another run's judge.
     """
     for name in stages:
+        after = run.recipe.predecessor(name)
+        if is_other_run_stage(after) and run.recipe.stages[name].policy:
+            if not run.other_run_stage(str(after)).config.policy:
+                raise LabError(NO_POLICY.format(name, after))
         for need in run.recipe.dependencies(name):
             if need not in stages and not run.stage(need).finished:
                 raise LabError(

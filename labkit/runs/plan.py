@@ -21,6 +21,8 @@ from labkit.stages.registry import DATA_FIELDS
 
 MOST = 64
 """How many stages a plan may have."""
+NO_POLICY = "{} cannot come after {}, whose model compares answers and writes none. Name the stage that it came after."
+"""Where a stage would begin with a judge."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ def _after(one: PlannedStage, before: Mapping[str, StageDependencies]) -> str | 
         return None
     models = [each for each in before.values() if each.stage.leaves == "language model"]
     if one.after is not None:
+        if any(each.name == one.after and not each.stage.policy for each in models) and stage.policy:
+            raise LabError(NO_POLICY.format(name, one.after))
         if not is_other_run_stage(one.after) and one.after not in [each.name for each in models]:
             raise LabError(
                 f"{name} cannot come after {one.after}: no earlier stage of that name produces a language model."
@@ -167,13 +171,18 @@ def format_plan(plan: Iterable[PlannedStage]) -> str:
 
 def extend_plan(plan: Iterable[PlannedStage], stages: Iterable[str]) -> str:
     """The plan's text, with those of the stages that it has not at its end; one that says what it comes after
-    (ppo@dpo) says it of a stage that the plan has, too.
+    (ppo@dpo) says it of a stage that the plan has, too, which goes behind that one where it stands before it.
     """
     named = {stage.partition("@")[0]: stage for stage in stages}
     parts = format_plan(plan).split(",")
     kept = [named[name] if "@" in named.get(name := part.partition("@")[0], "") else part for part in parts]
     known = [part.partition("@")[0] for part in parts]
-    return ",".join([*kept, *(stage for name, stage in named.items() if name not in known)])
+    extended = [*kept, *(stage for name, stage in named.items() if name not in known)]
+    for name, _, after in (stage.partition("@") for stage in named.values()):
+        places = {part.partition("@")[0]: at for at, part in enumerate(extended)}
+        if places.get(after, -1) > places[name]:
+            extended.insert(places[after], extended.pop(places[name]))
+    return ",".join(extended)
 
 
 def plan_to_list(plan: Iterable[PlannedStage]) -> list[dict[str, Any]]:

@@ -125,7 +125,12 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile("(.*?)".join(re.escape(part) for part in template.split("{}")), re.DOTALL)
 
 
-PATTERNS = [(_pattern(template), chinese) for template, chinese in MESSAGES.items()]
+def _spellings(template: str) -> list[str]:
+    """A template, and how it reads behind a flag, without the name of the config: see `labkit.runs.flags`."""
+    return [template, *(match[1] for match in [re.match(r"[A-Za-z]+Config: (.*)", template)] if match)]
+
+
+PATTERNS = [(_pattern(name), chinese) for said, chinese in MESSAGES.items() for name in _spellings(said)]
 
 
 def label_in_chinese(text: str) -> str:
@@ -146,6 +151,9 @@ def translate_message_to_chinese(text: str) -> str:
         found = pattern.fullmatch(text)
         if found:
             return chinese.format(*(_inner(part) for part in found.groups()))
+    of_flag = re.fullmatch(r"(--[\w.-]+: )(.+)", text, re.DOTALL)
+    if of_flag and (inner := _inner(of_flag[2])) != of_flag[2]:
+        return of_flag[1] + inner
     return UNTRANSLATED.format(text)
 
 

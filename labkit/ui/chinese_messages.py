@@ -395,6 +395,42 @@ MESSAGES = {
     "All {} training answers have the rating {}, so there is nothing to tell apart. Give answers with different "
     "ratings.":
         "全部 {0} 个训练回答的评分都是 {1}，无从区分。请给出评分不同的回答。",
+    # alignment: annotators, judges, rollouts, simulated users
+    "AnnotationConfig: position_bias and lazy_choice are of choices between answers, and with the format ratings each "
+    "is rated by itself. Leave position_bias at 0 and lazy_choice at coin.":
+        "position_bias 与 lazy_choice 针对回答之间的选择，而格式为 ratings 时每个回答单独评分。"
+        "请保持 position_bias 为 0、lazy_choice 为 coin。",
+    "AnnotationConfig: Principles choose between two answers, and the format is {}. Set it to pairs, or the judge to "
+    "ProfileJudge.":
+        "Principles 在两个回答之间选择，而格式是 {0}。请将格式设为 pairs，或将评判者设为 ProfileJudge。",
+    "AnnotationConfig: other_annotators, position_bias, laziness and lazy_choice are of people, and the judge follows "
+    "Principles, whose mistakes are its noise. Leave them at their defaults.":
+        "other_annotators、position_bias、laziness 与 lazy_choice 描述人，而评判者遵循 Principles，"
+        "其错误由 noise 表示。请保持这些设置的默认值。",
+    "Principles: there is no group {}; the groups are {}.": "Principles：没有组 {0}；可选的组有 {1}。",
+    "The principles of the group {} decide between no two of the answers to {} prompts, so there is nothing to learn "
+    "from. Choose another annotation.judge.group, set annotation.judge.ask to in_order, or raise annotation.prompts or "
+    "annotation.temperature.":
+        "组 {0} 的原则不能在 {1} 个提示的任何两个回答之间作出选择，因此没有可学的内容。请另选 annotation.judge.group，"
+        "将 annotation.judge.ask 设为 in_order，或加大 annotation.prompts 或 annotation.temperature。",
+    "The annotator {} gives equal scores to all answers to {} prompts, so there is nothing to learn from. Fine-tune "
+    "for longer, or raise annotation.prompts or annotation.temperature.":
+        "标注者 {0} 给 {1} 个提示的所有回答相同的分数，因此没有可学的内容。请微调更久，"
+        "或加大 annotation.prompts 或 annotation.temperature。",
+    "{} cannot come after {}, whose model compares answers and writes none. Name the stage that it came after.":
+        "{0} 不能接在 {1} 之后：它的模型比较回答，自己不写回答。请指定它之前的阶段。",
+    "{}: max_kl ends the steps on a rollout early, and epochs is 1: there is nothing to end. Raise epochs, or set "
+    "max_kl to None.":
+        "{0}：max_kl 会提前结束在一次采样上的步，而 epochs 为 1，没有可结束的步。请加大 epochs，"
+        "或将 max_kl 设为 None。",
+    "{}: train.prefix_sharing reads a prompt once for all its answers, and this stage has no answers to prompts in its "
+    "rows. Leave it off.":
+        "{0}：train.prefix_sharing 让同一提示的所有回答只读一次提示，而该阶段的行不是提示的回答。请关闭它。",
+    "A simulated user with {} questions reads at least as many answers: max_turns is {}. Raise it, or lower "
+    "num_questions (at least 1).":
+        "有 {0} 个问题的模拟用户至少读同样多的回答，而 max_turns 为 {1}。请加大它，或减小 num_questions（至少 1）。",
+    "None of {} stories has {} questions. Lower num_questions.":
+        "{0} 个故事中没有一个有 {1} 个问题。请减小 num_questions。",
     "--preferences need a fine-tuned model: give --instructions too.":
         "--preferences 需要经过微调的模型：请同时给出 --instructions。",
     "{} is not an option: {} stands without one, as in {}.": "{0} 不是选项：{1} 直接书写，如 {2}。",

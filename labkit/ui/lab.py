@@ -144,8 +144,9 @@ class Lab:
             raise LabError(f"{path / 'recipe.json'} is not a recipe of labkit: {error}") from error
 
     def language_model_stages(self, run_name: str) -> list[str]:
-        """The stages of a run that have a language model, in order."""
-        return [stage.name for stage in self.open(run_name).stages if stage.trained and stage.generates_text]
+        """The stages of a run that have a language model to be asked, in order; a judge's is none."""
+        writes = [stage for stage in self.open(run_name).stages if stage.generates_text and stage.config.policy]
+        return [stage.name for stage in writes if stage.trained]
 
     def stages_if_readable(self, run_name: Any) -> list[str]:
         """`language_model_stages`; none of a run that cannot be read, is not there, or was deleted while we looked."""

@@ -44,12 +44,12 @@ def _recipe(lab: Lab, preset_or_run: Any) -> Recipe:
 
 
 def predecessor_choices(lab: Lab, preset_or_run: Any) -> list[str]:
-    """The stages of the preset's plan, or of the run's, that leave a language model a method can begin with."""
+    """The stages of the preset's plan, or of the run's, that leave a language model which a method can begin with."""
     try:
         plan = _recipe(lab, preset_or_run).plan
     except LabError:
         return []
-    return [one.name for one in plan if one.stage.leaves == "language model"]
+    return [one.name for one in plan if one.stage.leaves == "language model" and one.stage.policy]
 
 
 def method_stage(kind: str, after: Any) -> str:

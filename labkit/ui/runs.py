@@ -196,8 +196,10 @@ def _new_run(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
 
     filled = gr.State("")  # the settings that were filled in last
     chosen, updated = [method, source, more, filled], [about, more, filled, after]
-    gr.on([method.change, source.change], choose, chosen, updated, show_progress="hidden")
-    gr.on([one.change for one in inputs], show_command, inputs, command, show_progress="hidden")
+    filling = gr.on([method.change, source.change], choose, chosen, updated, show_progress="hidden")
+    filling.then(show_command, inputs, command, show_progress="hidden")
+    typed = [event for box in (name, seed, more) for event in (box.blur, box.submit)]  # not at each letter
+    gr.on([*typed, stages.change, after.change], show_command, inputs, command, show_progress="hidden")
 
     def begin(name: Any, source: Any, stages: Any, seed: Any, method: Any, after: Any, more: Any) -> tuple[str, str]:
         asked = methods.with_method(lab, source, stages or [], method, after)

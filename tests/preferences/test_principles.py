@@ -160,13 +160,22 @@ def test_only_runs_that_follow_principles_depend_on_their_file(tmp_path, monkeyp
     [
         ({"format": "ratings"}, "Principles choose between two answers, and the format is ratings"),
         ({"format": "rankings"}, "Principles choose between two answers, and the format is rankings"),
-        ({"position_bias": 0.5}, "other_annotators, position_bias and laziness are of people"),
-        ({"other_annotators": ("concise",)}, "other_annotators, position_bias and laziness are of people"),
+        ({"position_bias": 0.5}, "other_annotators, position_bias, laziness and lazy_choice are of people"),
+        ({"lazy_choice": "longer"}, "other_annotators, position_bias, laziness and lazy_choice are of people"),
+        ({"other_annotators": ("concise",)}, "other_annotators, position_bias, laziness and lazy_choice are of people"),
     ],
 )
 def test_what_a_judge_of_principles_does_not_do_is_refused(settings, message):
     with pytest.raises(LabError, match=message):
         AnnotationConfig(judge=Principles(), **settings)
+
+
+def test_where_the_principles_decide_nothing_the_judge_is_named_and_not_the_annotator():
+    given = tiny_materials()
+    config = AnnotationConfig(judge=Principles("style"), num_generations=2, max_new_tokens=1)
+    with pytest.raises(LabError, match="principles of the group style decide between no two .* to 1 prompts, so there"):
+        for seed in range(20):
+            generate_annotated_pairs(given.model("sft"), given.tokenizer, given.world, config, "train", 1, seed)
 
 
 def test_a_group_that_is_none_is_refused():

@@ -9,7 +9,15 @@ from labkit.files import read_json, write_json
 from labkit.paths import demo_folder
 from labkit.runs.folder import Run
 from labkit.runs.pipeline import rerun_stage, run
-from labkit.runs.plan import PlannedStage, format_plan, make_plan, parse_plan, plan_from_list, resolve_dependencies
+from labkit.runs.plan import (
+    PlannedStage,
+    extend_plan,
+    format_plan,
+    make_plan,
+    parse_plan,
+    plan_from_list,
+    resolve_dependencies,
+)
 from labkit.runs.presets import make_recipe, plan_templates
 from labkit.runs.recipe import Recipe
 from labkit.runs.settings import override_recipe
@@ -113,6 +121,31 @@ def test_a_stage_with_a_setting_that_has_no_default_is_no_suggestion_and_needs_i
         override_recipe(recipe, [], "run", "pretrain,sft,paced")
     with pytest.raises(LabError, match="Paced needs pace"):
         parse_plan("pretrain,sft,paced", WHOLE)
+
+
+def test_a_policy_does_not_begin_with_a_judge():
+    judge: Any = STAGES["judge"]()
+    first = make_plan(pretrain=Pretrain(), sft=SFT(), judge=judge)
+    with pytest.raises(LabError, match="dpo cannot come after judge, whose model compares answers and writes none"):
+        resolve_dependencies((*first, PlannedStage("dpo", DPO(), "judge")))
+    found = resolve_dependencies((*first, PlannedStage("judge-more", judge, "judge")))
+    assert found["judge-more"].predecessor == "judge"
+
+
+@pytest.mark.parametrize(
+    ("stages", "plan"),
+    [
+        (["ipo"], "pretrain,sft,reward,ppo,dpo,ipo"),
+        (["dpo@ppo"], "pretrain,sft,reward,ppo,dpo@ppo"),
+        (["ppo@dpo"], "pretrain,sft,reward,dpo,ppo@dpo"),
+        (["ppo@ipo", "ipo"], "pretrain,sft,reward,dpo,ipo,ppo@ipo"),
+        (["dpo@runs/other/sft"], "pretrain,sft,reward,ppo,dpo@runs/other/sft"),
+    ],
+)
+def test_a_stage_that_is_put_after_another_stands_behind_it(stages, plan):
+    recipe = make_recipe("smoke")
+    assert extend_plan(recipe.plan, stages) == plan
+    resolve_dependencies(parse_plan(plan, plan_templates(recipe)))
 
 
 def test_a_name_says_its_kind():

@@ -13,11 +13,13 @@ from labkit.evaluation.verdicts import verdict_logprobs, verdict_metrics
 from labkit.runs import pipeline
 from labkit.runs.folder import Run
 from labkit.runs.pipeline import run
-from labkit.runs.plan import make_plan
+from labkit.runs.plan import PlannedStage, make_plan
 from labkit.stages.judge import GenerativeJudging
 from labkit.text.verdicts import encode_comparisons, verdict_tokens
 from labkit.training.config import TrainConfig
 from labkit.training.loop import fit
+from labkit.ui import methods
+from labkit.ui.lab import Lab
 from tests.tiny_alignment import TRAIN, tiny_materials
 from tests.tiny_recipe import tiny_recipe
 
@@ -116,6 +118,14 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(tmp_path, monkeypatch)
     assert len({one.stage("judge").weights_hash for one in runs}) == 1
     assert runs[0].latest_language_model_stage().name == "sft"  # a judge is not the model to talk to
     assert "position_flips" in runs[0].report()["stages"][-1]["metrics"]
+
+    lab = Lab(tmp_path)
+    assert lab.language_model_stages("straight") == ["pretrain", "sft"]
+    assert methods.predecessor_choices(lab, "straight") == ["pretrain", "sft"]
+    from_judge = tiny_recipe(plan=(PlannedStage("dpo", tiny_recipe(train).stages["dpo"], str(straight / "judge")),))
+    with pytest.raises(LabError, match="dpo cannot come after .*judge, whose model compares answers and writes none"):
+        list(run(from_judge, tmp_path / "policy"))
+    assert not (tmp_path / "policy").exists()
 
 
 def test_comparisons_longer_than_a_row_are_refused_when_none_fits(stage_inputs):

@@ -73,7 +73,9 @@ def test_what_learns_from_pairs_is_on_two_processes_that_of_one_and_ppo_goes_on_
         for ours, theirs in zip(single, first[name]["records"], strict=True):
             for measured in ("loss", "counted", "gradient_norm", "accuracy"):
                 assert theirs[measured] == pytest.approx(ours[measured], rel=1e-4)
-    for name, more in (("grpo", "ptx_loss"), ("onlinedpo", "accuracy")):
+    measures = {"grpo": "ptx_loss", "onlinedpo": "accuracy", "grpo off policy": "importance_weight"}
+    assert sum(record["skipped_steps"] for record in first["grpo off policy"]["records"]) > 0
+    for name, more in measures.items():
         single = trained(STAGES[name], stage_inputs)["records"]
         for ours, theirs in zip(single, first[name]["records"], strict=True):
             for measured in ("loss", "counted", "gradient_norm", "reward", "kl", more):

@@ -13,7 +13,7 @@ from labkit.runs.arguments import parse_run_arguments
 from labkit.runs.folder import Run
 from labkit.runs.jobs import Jobs
 from labkit.runs.presets import make_recipe, plan_templates
-from labkit.ui import manage, methods, preferences, runs
+from labkit.ui import manage, methods, preferences, runs, shell
 from labkit.ui.lab import Lab
 from labkit.ui.run_figures import curve_figures, metrics_table, run_comparison_table
 from tests.tiny_recipe import tiny_recipe
@@ -219,3 +219,15 @@ def test_the_command_does_not_say_where_the_runs_lie(lab, monkeypatch):
     assert command()[:6] == ["labkit", "run", "--out", f"{name}/new", "--build-on", f"{name}/tiny"]
     monkeypatch.chdir(lab.folder)
     assert command()[:6] == ["labkit", "run", "--out", "new", "--build-on", "tiny"]
+
+
+def test_the_command_is_not_parsed_at_each_letter(lab):
+    """What is typed is read when the box is left, or Enter is pressed."""
+    jobs, store = Started(lab.folder), PreferenceStore(lab.folder / "letters.db")
+    blocks = shell.build_page(lab, {"runs": lambda lab: runs.build(lab, jobs, store)})
+    shown = [one for one in blocks.config["dependencies"] if str(one["api_name"]).startswith("show_command")]
+    heard = {(number, event) for one in shown for number, event in one["targets"]}
+    boxes = {one["props"].get("elem_id"): one["id"] for one in blocks.config["components"]}
+    for box in ("new-name", "new-seed", "new-more"):
+        assert {(boxes[box], "blur"), (boxes[box], "submit")} <= heard and (boxes[box], "change") not in heard
+    assert {(boxes["new-stages"], "change"), (boxes["new-after"], "change")} <= heard

@@ -20,10 +20,12 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 import app
+from labkit.errors import LabError
 from labkit.evaluation.metrics import METRICS
 from labkit.paths import demo_folder
 from labkit.reporting.metrics import COSTS
 from labkit.reporting.stage_section import stage_figures
+from labkit.runs.arguments import parse_run_arguments
 from labkit.stages import STAGES
 from labkit.ui import chinese, served, shell
 from labkit.ui.chinese_messages import MESSAGES
@@ -160,6 +162,24 @@ def test_a_translation_holds_what_its_message_holds():
             filled = filled.replace("{}", value, 1)
         assert chinese.translate_message_to_chinese(filled) == translated.format(*values)
         assert all(value in translated.format(*values) for value in values), template
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--annotation.judge Principles --annotation.format ratings", "--annotation: Principles 在两个回答之间选择"),
+        ("--annotation.judge Principles --annotation.lazy-choice longer", "--annotation: other_annotators、"),
+        ("--annotation.judge Principles --annotation.judge.group kind", "没有组 'kind'；可选的组有 helpful"),
+        ("--annotation.format ratings --annotation.position-bias 0.5", "每个回答单独评分"),
+        ("--plan pretrain,sft,reward,grpo --grpo.max-kl 0.1", "--grpo: GRPO：max_kl 会提前结束"),
+        ("--plan pretrain,sft,judge,dpo@judge", "dpo 不能接在 judge 之后：它的模型比较回答"),
+        ("--model.heads 3 --model.key-value-heads 2", "--model: 3 个查询头不能平分 2 个键头"),
+    ],
+)
+def test_what_settings_of_alignment_are_refused_for_is_said_in_chinese(flags, said):
+    with pytest.raises(LabError) as refused:
+        parse_run_arguments(["--preset", "smoke", *flags.split()])
+    assert said in chinese.translate_message_to_chinese(str(refused.value))
 
 
 def test_a_message_in_a_message_and_one_that_nobody_knows():
