@@ -1,7 +1,7 @@
 """Run by test_engines.py on one process or more: stages of seconds on the tiny model; what happened, as JSON.
 
 python -m tests.engines all STEPS           {strategy: {optimizer: {stage: records}, "share": of what is held}}
-python -m tests.engines ppo STEPS FOLDER    PPO in a folder, resumed if it was begun: {"records", "hash"}
+python -m tests.engines ppo STEPS FOLDER    PPO in a folder, resumed if it was begun: {"records", "hash"}; multiturn too
 python -m tests.engines bf16 STEPS          {stage or kind of mixer: losses}, in bf16 whatever the processor has
 """
 
@@ -24,6 +24,7 @@ from labkit.model.gru import GRU
 from labkit.model.positions import NoPosition
 from labkit.model.rwkv import RWKV
 from labkit.stages import DPO, KTO, PPO, SFT, Pretrain, RewardModeling, Stage, StageInputs
+from labkit.stages.multiturn import MultiTurn
 from labkit.training.config import build_optimizer
 from labkit.training.engine import make_parallel_engine
 from labkit.training.loop import fit
@@ -109,9 +110,12 @@ def main() -> None:
     stage_inputs = tiny_materials(rank=processes.process_index, world_size=processes.num_processes)
     what, steps, *folder = sys.argv[1:]
     found: dict[str, Any] = {}
-    if what == "ppo":
+    if what in ("ppo", "multiturn"):
         train = replace(stages(int(steps), "muon")["ppo"].train, checkpoint_every=3)  # every other one inside a rollout
-        found = trained(PPO(train, max_new_tokens=10), stage_inputs, Path(*folder))
+        stage: Stage = PPO(train, max_new_tokens=10)
+        if what == "multiturn":
+            stage = MultiTurn(replace(train, max_length=200), epochs=2, max_new_tokens=10)
+        found = trained(stage, stage_inputs, Path(*folder))
     elif what == "bf16":
         with mock.patch("labkit.machine.has_bf16", return_value=True):
             found = in_bf16(stage_inputs, int(steps))
