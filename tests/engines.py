@@ -30,8 +30,9 @@ from labkit.training.engine import make_parallel_engine
 from labkit.training.loop import fit
 from labkit.training.processes import accelerator, parallel_config, shards_models
 from labkit.training.sharding import local_shard
+from labkit.world.users import SimulatedUser
 from tests.tiny import weights_hash
-from tests.tiny_alignment import TRAIN, tiny_materials
+from tests.tiny_alignment import TRAIN, content_with_vowels, tiny_materials
 from tests.tiny_recipe import tiny_recipe
 
 
@@ -115,7 +116,8 @@ def main() -> None:
         stage: Stage = PPO(train, max_new_tokens=10)
         if what == "multiturn":
             stage = MultiTurn(replace(train, max_length=200), epochs=2, max_new_tokens=10)
-        found = trained(stage, stage_inputs, Path(*folder))
+        with mock.patch.object(SimulatedUser, "satisfaction", content_with_vowels):
+            found = trained(stage, stage_inputs, Path(*folder))
     elif what == "bf16":
         with mock.patch("labkit.machine.has_bf16", return_value=True):
             found = in_bf16(stage_inputs, int(steps))
