@@ -271,11 +271,12 @@ def test_what_cannot_be_asked_is_refused_beforehand(stage_inputs):
     assert said.startswith("MultiTurn：有 2 个问题的用户")
 
 
-def test_every_preset_suggests_its_training():
+def test_it_follows_fine_tuning_without_a_reward_model():
     recipe = make_recipe("smoke")
     given = recipe.stages
     plan = make_plan(pretrain=given["pretrain"], sft=given["sft"], multiturn=MultiTurn(given["ppo"].train))
-    assert not dataclasses.replace(recipe, plan=plan).stages["multiturn"].needs_reward_model
+    made = dataclasses.replace(recipe, plan=plan)
+    assert made.ancestors("multiturn") == ["pretrain", "sft"] and not made.stages["multiturn"].needs_reward_model
 
 
 def killed(folder: Path, records: int) -> None:
