@@ -1,7 +1,7 @@
 """Run by test_engines.py on one process or more: stages of seconds on the tiny model; what happened, as JSON.
 
 python -m tests.engines all STEPS           {strategy: {optimizer: {stage: records}, "share": of what is held}}
-python -m tests.engines ppo STEPS FOLDER    PPO in a folder, resumed if it was begun: {"records", "hash"}
+python -m tests.engines ppo STEPS FOLDER    PPO in a folder, resumed if it was begun: {"records", "hash"}; multiturn too
 python -m tests.engines bf16 STEPS          {stage or kind of mixer: losses}, in bf16 whatever the processor has
 """
 
@@ -26,14 +26,16 @@ from labkit.model.rwkv import RWKV
 from labkit.stages import DPO, KTO, PPO, SFT, Pretrain, RewardModeling, Stage, StageInputs
 from labkit.stages.credit import ValueModel
 from labkit.stages.grpo import GRPO
+from labkit.stages.multiturn import MultiTurn
 from labkit.stages.off_policy import TruncatedImportanceSampling
 from labkit.training.config import TrainConfig, build_optimizer
 from labkit.training.engine import make_parallel_engine
 from labkit.training.loop import fit
 from labkit.training.processes import accelerator, parallel_config, shards_models
 from labkit.training.sharding import local_shard
+from labkit.world.users import SimulatedUser
 from tests.tiny import weights_hash
-from tests.tiny_alignment import TRAIN, tiny_materials
+from tests.tiny_alignment import TRAIN, content_with_vowels, tiny_materials
 from tests.tiny_recipe import tiny_recipe
 
 
@@ -127,9 +129,13 @@ def main() -> None:
     stage_inputs = tiny_materials(rank=processes.process_index, world_size=processes.num_processes)
     what, steps, *folder = sys.argv[1:]
     found: dict[str, Any] = {}
-    if what == "ppo":
+    if what in ("ppo", "multiturn"):
         train = replace(stages(int(steps), "muon")["ppo"].train, checkpoint_every=3)  # every other one inside a rollout
-        found = trained(PPO(train, max_new_tokens=10), stage_inputs, Path(*folder))
+        stage: Stage = PPO(train, max_new_tokens=10)
+        if what == "multiturn":
+            stage = MultiTurn(replace(train, max_length=200), epochs=2, max_new_tokens=10)
+        with mock.patch.object(SimulatedUser, "satisfaction", content_with_vowels):
+            found = trained(stage, stage_inputs, Path(*folder))
     elif what == "bf16":
         with mock.patch("labkit.machine.has_bf16", return_value=True):
             found = in_bf16(stage_inputs, int(steps))

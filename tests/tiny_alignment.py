@@ -13,10 +13,17 @@ from labkit.text.pairs import PreferencePair
 from labkit.text.tokenizer import Tokenizer
 from labkit.training.config import TrainConfig
 from labkit.world import Message, World
+from labkit.world.users import SimulatedUser
 
 TRAIN = TrainConfig(
     steps=30, batch_size=8, max_length=64, optimizer="adamw", adamw_lr=3e-3, warmup_steps=3, precision="fp32"
 )
+
+
+def content_with_vowels(user: SimulatedUser) -> float:
+    """In place of a user's satisfaction, at the end of a conversation: what an untrained model finds within seconds."""
+    answers = [message.content for message in user.messages if message.role == "assistant"]
+    return sum(vowel in answer for answer in answers for vowel in "aeiou") / len(answers)
 
 
 def tiny_materials(**shared: Any) -> StageInputs:

@@ -18,6 +18,7 @@ SUMMARIES = {
     "annotators": "two annotators with other tastes, and the policy that learns from each",
     "sizes": "what alignment gains at several model sizes",
     "rounds": "iterated rounds: choices between the policy's own answers, a new reward model, more training",
+    "multiturn": "simulated users who ask follow-ups, and a reward at the end of each conversation",
 }
 
 

@@ -298,6 +298,26 @@ METRICS = {
         "",
         "The upper end of the win rate's 95 % interval.",
     ),
+    "satisfaction": MetricSpec(
+        "satisfaction",
+        "",
+        "higher",
+        "How content simulated users are at the end of a conversation: the share of their questions that were "
+        "answered right, less 0.1 for each that had to be asked again, and up to 0.2 more where answers are polite "
+        "and the annotator's profile values that. A mean over held-out users.",
+    ),
+    "satisfaction_gain": MetricSpec(
+        "gain in satisfaction",
+        "",
+        "higher",
+        "How much more content the same users are than with the initial model.",
+    ),
+    "satisfaction_gain_standard_error": MetricSpec(
+        "standard error of the gain in satisfaction",
+        "",
+        "",
+        "How far that gain would vary by chance with other users; more than two of these is hardly chance.",
+    ),
     "control_gold_gain": MetricSpec(
         "gain of more fine-tuning instead",
         "score",

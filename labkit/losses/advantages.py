@@ -1,7 +1,8 @@
 """From a score of a whole answer to what each of its tokens was worth.
 
-Everything is [B, T]: a row is a prompt and its answer, `mask` is True on the answer's tokens, which stand together.
-What is not counted is zero in every result.
+Everything is [B, T]: a row is a prompt and its answer, `mask` is True on the answer's tokens. In a conversation of
+several turns it is True on those of every answer, and what stands between them, the user's, takes no time: the token
+after an answer's last is the next answer's first. What is not counted is zero in every result.
 
 >>> import torch
 >>> mask = torch.tensor([[True, True, True]])
@@ -76,7 +77,9 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: flo
     for t in reversed(range(rewards.shape[1])):
         error = rewards[:, t] + gamma * later_value - values[:, t]
         advantages[:, t] = counted[:, t] * (error + gamma * lam * later_advantage)
-        later_value, later_advantage = values[:, t], advantages[:, t]
+        here = mask[:, t]
+        later_value = torch.where(here, values[:, t], later_value)
+        later_advantage = torch.where(here, advantages[:, t], later_advantage)
     return Advantages(advantages, advantages + values)
 
 

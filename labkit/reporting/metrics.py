@@ -23,6 +23,7 @@ HEADLINES = (
     "accuracy",
     "win_rate",
     "gold_gain",
+    "satisfaction_gain",
     "pair_accuracy",
     "label_accuracy",
     "rating_correlation",

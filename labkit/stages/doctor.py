@@ -110,7 +110,7 @@ class Case(NamedTuple):
     @property
     def judge(self) -> str:
         """What sets the reward."""
-        return self.flags("reward") or "the reward model"
+        return self.flags("reward", "num_questions") or "the reward model"
 
 
 def _has(config: Any, setting: str) -> bool:

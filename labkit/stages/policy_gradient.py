@@ -55,7 +55,7 @@ from labkit.stages.inputs import StageInputs, token_count_metric
 from labkit.stages.off_policy import NoCorrection, OffPolicyCorrection
 from labkit.stages.pretrain import Pretrain
 from labkit.stages.registry import Curve, RolloutSchedule, Stage
-from labkit.stages.rewards import RewardChoice, RewardModelScore
+from labkit.stages.rewards import Reward, RewardChoice, RewardModelScore
 from labkit.stages.rollouts import Policy, Rollout, RolloutSource, check_batch_size
 from labkit.stages.sampling import Sampler, apply_temperature
 from labkit.training.config import TrainConfig
@@ -63,6 +63,7 @@ from labkit.training.config import TrainConfig
 if TYPE_CHECKING:
     from labkit.evaluation.config import EvaluationConfig
     from labkit.model.transformer import Transformer
+    from labkit.preferences.prompts import IndexedPrompts
     from labkit.text.batch import Batch
     from labkit.training.config import BatchSource
 
@@ -84,13 +85,15 @@ class PolicyGradientStage(Stage):
     sampler_precision: str | None = None
     prompt_offset: int = 0
 
+    rollout_source: ClassVar[type[RolloutSource]] = RolloutSource
+
     @property
     def off_policy_correction(self) -> OffPolicyCorrection:
         return NoCorrection()
 
     @property
     @abstractmethod
-    def reward(self) -> RewardChoice: ...
+    def reward(self) -> Reward: ...
 
     @property
     @abstractmethod
@@ -164,8 +167,12 @@ class PolicyGradientStage(Stage):
         stage_inputs.check_annotator()
         self.reward.check(stage_inputs)
         check_batch_size(self.train.batch_size, self.num_generations, stage_inputs.world_size)
-        stage_inputs.prompts(self.train.max_length, self.max_new_tokens).prompt_ids(0)
+        self.prompts(stage_inputs).prompt_ids(0)
         held_out_prompts(stage_inputs, config.policy_prompts, self.train.max_length, self.max_new_tokens)
+
+    def prompts(self, stage_inputs: StageInputs) -> IndexedPrompts:
+        """What the policy is asked while it trains."""
+        return OffsetPrompts(stage_inputs.prompts(self.train.max_length, self.max_new_tokens), self.prompt_offset)
 
     def initial_model(self, stage_inputs: StageInputs) -> Policy:
         """The fine-tuned model; with a value model, which begins as a copy of the reward model whose scores are the
@@ -187,9 +194,8 @@ class PolicyGradientStage(Stage):
 
     def source(self, stage_inputs: StageInputs, model: Policy) -> BatchSource:
         """Rollouts of the policy, rewarded; the reference is a copy of the policy as it is before the first step."""
-        train = self.train
-        prompts = OffsetPrompts(stage_inputs.prompts(train.max_length, self.max_new_tokens), self.prompt_offset)
-        return RolloutSource(
+        train, prompts = self.train, self.prompts(stage_inputs)
+        return self.rollout_source(
             prompts,
             self.sampler(stage_inputs),
             self.reward.of_samples(stage_inputs, prompts, train.precision),

@@ -65,6 +65,7 @@ _PER_TOKEN = Rollout._fields[:-3]
 _METRICS = (
     *("reward", "gold", "kl", "length", "explained_variance", "frac_reward_zero_std"),
     *("reward_std", "reward_length_correlation", "sampler_kl", "importance_weight"),
+    *("right", "repeats", "turns", "truncated"),
 )
 
 
@@ -222,6 +223,7 @@ class RolloutSource:
             rows = zip(logprobs, drawn, masks, strict=True)
             weights = [importance_weights(self.off_policy_correction, *row) for row in rows]
             means |= mismatch_metrics(logprobs, drawn, masks, weights)
+        means |= self._more_means(written)
         return [
             Rollout(
                 *samples.batch,
@@ -295,9 +297,15 @@ class RolloutSource:
         answers = [without_end_token(self.sampler.tokenizer, drawn) for drawn in samples.completions]
         return [score.total for score in self.prompts.oracle_scores_if_known(self._indices(batch), answers)]
 
-    def _uniform_draws(self, batch: int) -> Tensor:
-        """[batch_size, max_new_tokens]: the randomness of each answer of a batch, whichever process writes it."""
-        seed = np.random.default_rng([self.seed, batch, 0]).integers(2**62)
+    def _more_means(self, written: Sequence[Samples]) -> dict[str, Tensor]:
+        """More of what a Rollout says, of a source that knows more of its answers."""
+        return {}
+
+    def _uniform_draws(self, batch: int, turn: int = 0) -> Tensor:
+        """[batch_size, max_new_tokens]: the randomness of each answer of a batch, whichever process writes it. turn: of
+        a conversation, which of its answers.
+        """
+        seed = np.random.default_rng([self.seed, batch, turn]).integers(2**62)
         generator = torch.Generator().manual_seed(int(seed))
         return torch.rand(self.batch_size, self.sampler.max_new_tokens, generator=generator)
 

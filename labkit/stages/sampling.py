@@ -7,7 +7,7 @@ The first of the three parts of a policy-gradient stage; a judge gives each answ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -18,6 +18,9 @@ from labkit.losses import token_logprobs
 from labkit.model.transformer import Transformer
 from labkit.text.batch import Batch, batch_with_last_token_index
 from labkit.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from labkit.evaluation.conversations import Conversation
 
 
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
@@ -49,12 +52,14 @@ def completion_logprobs(
 
 class Samples(NamedTuple):
     """B prompts and the tokens that the model drew to answer each, as ids: with the end token, where it drew one. And
-    both as rows: `batch` [B, T], its mask True on the answers.
+    both as rows: `batch` [B, T], its mask True on the answers. conversations: where there is more than one answer to a
+    prompt's user, one a row, whose completion is then all that follows the prompt.
     """
 
     prompts: Sequence[Sequence[int]]
     completions: Sequence[Sequence[int]]
     batch: Batch
+    conversations: Sequence[Conversation] = ()
 
 
 class Sampler:

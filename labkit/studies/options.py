@@ -225,8 +225,26 @@ class RoundsStudy(Study):
     name = "rounds"
 
 
+@dataclass(frozen=True)
+class MultiTurnStudy(Study):
+    """Multi-turn GRPO: simulated users ask follow-ups, and are content at the end or not. How content held-out users
+    are with the fine-tuned model, with the policy, and with one that was trained on first questions alone.
+
+    What is finished in the study's folder is not made again. Every field of the recipe can be set too, as
+    --multiturn.num-questions 3 or --multiturn.train.steps 100.
+    """
+
+    prompts: Prompts = 500
+    """Held-out users with whom every policy talks."""
+
+    name = "multiturn"
+
+
 STUDIES: dict[str, type[Study]] = {
     study.name: study
-    for study in (AlignmentStudy, OveroptimisationStudy, FeedbackStudy, AnnotatorsStudy, SizesStudy, RoundsStudy)
+    for study in (
+        *(AlignmentStudy, OveroptimisationStudy, FeedbackStudy, AnnotatorsStudy, SizesStudy, RoundsStudy),
+        MultiTurnStudy,
+    )
 }
 """All studies, by their names."""

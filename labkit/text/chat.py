@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING
 from labkit.errors import LabError
 from labkit.text.template import ChatTemplate, Turn
 from labkit.text.tokenizer import Tokenizer
+from labkit.world.tasks import Message
 
 if TYPE_CHECKING:
-    from labkit.world import Document, Message
+    from labkit.world import Document
 
 Row = tuple[list[int], list[bool]]
 """Token ids, and beside each whether it is learned: the words of an answer of weight 1 and the `<|end|>` after them."""
@@ -94,6 +95,27 @@ def encode_answer_prefix(tokenizer: Tokenizer, text: str) -> list[int]:
     """Words of an answer, as they stand after its prompt -> ids, without an end."""
     spoken = tokenizer.leading_space + text
     return tokenizer.encode(spoken) if tokenizer.template is None else tokenizer.template.encode_continuation(spoken)
+
+
+def encode_next_turn(tokenizer: Tokenizer, text: str) -> list[int]:
+    """What stands behind the end token of an assistant's turn, up to where it answers again: the user's turn -> ids.
+
+    A conversation goes on with the very ids that a model drew, which reading its words anew need not give. Raises
+    LabError for a chat template that writes earlier turns otherwise once there are later ones.
+    """
+    template = tokenizer.template
+    if template is None:
+        return [*encode_messages(tokenizer, [Message("user", text)])[1:], _opening(tokenizer, "assistant")]
+    answered: list[Turn] = [("user", "Hello"), ("assistant", "Hi")]
+    before = template.encode(answered)
+    after = template.encode([*answered, ("user", text)], add_generation_prompt=True)
+    end = len(before) - before[::-1].index(template.turn_end_id)
+    if after[:end] != before[:end]:
+        raise LabError(
+            "This tokenizer's chat template writes earlier turns differently once others follow, so that a "
+            "conversation cannot go on from the tokens of an answer."
+        )
+    return after[end:]
 
 
 def encode_text_prompt(tokenizer: Tokenizer, text: str, leading_space: bool = True) -> list[int]:

@@ -47,6 +47,10 @@ MESSAGES = {
     "one less likely. Raise {}, or give good and bad answers in equal numbers.":
         "最近 {1} 个批次中有 {0} 个，所有回答的标签都相同：这样的一步使每个回答都更可能，或都更不可能。请加大 {2}，"
         "或给出数量相等的好回答与坏回答。",
+    "{} % of the conversations of the last {} rollouts ended because their rows had no room for one more turn: what "
+    "the users had still to ask counts as not answered. Raise {}, up to the model's context, or lower {}.":
+        "最近 {1} 次采样中，{0}% 的对话因所在行放不下下一轮而中止：用户尚未问到的问题按未答计算。请加大 {2}"
+        "（至多为模型的上下文），或减小 {3}。",
     "the reward model": "奖励模型",
     "The reward model {} gave {} for the answer {}. Its weights are damaged, or its training diverged: train it again "
     "(--again) at a lower learning rate.":
@@ -300,6 +304,19 @@ MESSAGES = {
         "train.max_length。",
     "{} answers cannot be split into {} per prompt on {} processes; make train.batch_size a multiple of {}.":
         "{0} 个回答不能在 {2} 个进程上按每个提示 {1} 个平分；请让 train.batch_size 为 {3} 的整数倍。",
+    "MultiTurn: a user with {} questions reads at least as many answers, and max_turns is {}. Raise max_turns, or "
+    "lower num_questions.":
+        "MultiTurn：有 {0} 个问题的用户至少要读这么多个回答，而 max_turns 为 {1}。请加大 max_turns，或减小 "
+        "num_questions。",
+    "MultiTurn: the simulated users ask about TinyWorld's stories, and this model learns from other texts. Choose a "
+    "stage that asks the prompts of a file, as grpo.":
+        "MultiTurn：模拟用户问的是 TinyWorld 的故事，而此模型学习的是其他文本。请选用以文件中的提示提问的阶段，"
+        "如 grpo。",
+    "train.max_length leaves {} tokens for a prompt, too few for TinyWorld's. Raise train.max_length.":
+        "train.max_length 只给提示留下 {0} 个词元，放不下 TinyWorld 的提示。请加大 train.max_length。",
+    "This tokenizer's chat template writes earlier turns differently once others follow, so that a conversation cannot "
+    "go on from the tokens of an answer.":
+        "此分词器的聊天模板会在后面有其他轮次时改写之前的轮次，因此对话无法从回答的词元继续。",
     "There is no annotator {}; there are {}.": "没有标注者 {0}；可选的有 {1}。",
     "There is no token to show.": "没有可显示的词元。",
     "There is no token {} in this model's vocabulary of {}.": "此模型的词表（{1} 个）中没有词元 {0}。",

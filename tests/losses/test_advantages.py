@@ -102,3 +102,21 @@ def test_whitened_together_as_one():
     others = iter([masks[1].sum(), (parts[1] * masks[1]).sum(), ((parts[1] - values.mean()) ** 2 * masks[1]).sum()])
     (alone,) = whiten_together(parts[:1], masks[:1], lambda part: part + next(others))
     torch.testing.assert_close(alone[masks[0]], found[: int(masks[0].sum())], atol=1e-5, rtol=1e-5)
+
+
+def test_what_the_user_says_between_two_answers_takes_no_time():
+    """Columns that are not counted change nothing, wherever they stand; garbage in them neither."""
+    rewards, values, _ = some()
+    counted = torch.ones(rewards.shape, dtype=torch.bool)
+    expected = gae(rewards, values, counted, gamma=0.9, lam=0.7)
+    places = [0, 1, 5, 6, 7, 11, 12, 13, 14]  # three answers
+    wide = torch.full((4, 16), 99.0)
+    mask = torch.zeros(4, 16, dtype=torch.bool)
+    mask[:, places] = True
+    spread_rewards, spread_values = wide.clone(), wide.clone()
+    spread_rewards[:, places], spread_values[:, places] = rewards, values
+    found = gae(spread_rewards, spread_values, mask, gamma=0.9, lam=0.7)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one[:, places], other) and not one[~mask].any()
+    returns = discounted_returns(rows([0, 8, 8, 0, 1]), torch.tensor([[True, False, False, True, True]]), gamma=0.5)
+    assert returns[0].tolist() == [0.25, 0, 0, 0.5, 1]

@@ -6,7 +6,11 @@ from labkit.reporting.terminal import format_claims as claim_lines
 from labkit.stages import STAGES, gold_change_in_words, stage_claims
 from labkit.stages.policy_gradient import PolicyGradientStage
 
-POLICY_GRADIENTS = [kind for kind, stage in STAGES.items() if issubclass(stage, PolicyGradientStage) and kind != "ppo"]
+POLICY_GRADIENTS = [
+    kind
+    for kind, stage in STAGES.items()
+    if issubclass(stage, PolicyGradientStage) and kind not in ("ppo", "multiturn")
+]
 
 
 def entry(stage: str, **metrics: float) -> dict:
@@ -22,6 +26,7 @@ def run_of(*, accuracy: float = 0.7, dpo_loss: float = 0.6, reward: float = 0.5)
         entry("ppo", reward_before=-0.5, reward=reward, gold_gain=0.12, gold_gain_standard_error=0.03),
         entry("dpo", validation_loss=dpo_loss, gold_gain=-0.12, gold_gain_standard_error=0.03),
         *(entry(kind, gold_before=0.4, gold=0.6) for kind in POLICY_GRADIENTS),
+        entry("multiturn", satisfaction_before=0.4, satisfaction=0.6),
         *(
             entry(name, untrained_loss=0.7, validation_loss=0.6)
             for name in ("ipo", "robustdpo", "simpo", "orpo", "kto")

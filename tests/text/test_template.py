@@ -6,7 +6,13 @@ import pytest
 from transformers import AutoTokenizer
 
 from labkit.errors import LabError
-from labkit.text.chat import encode_document, encode_messages, encode_prompt, encode_prompt_and_answer
+from labkit.text.chat import (
+    encode_document,
+    encode_messages,
+    encode_next_turn,
+    encode_prompt,
+    encode_prompt_and_answer,
+)
 from labkit.text.tokenizer import Tokenizer
 from labkit.world import Document, Message
 from tests.published import byte_level, sentencepiece
@@ -257,3 +263,18 @@ def test_no_blank_is_put_before_each_turn_by_sentencepiece(tmp_path):
     assert learnt(ours, typed) == ["In the park. </s>", "<b>Why</b> not? </s>"]
     ids, counts = encode_prompt_and_answer(ours, TALK[:1], "In the park.")
     assert ids[: counts.index(True)] == encode_prompt(ours, TALK[:1])
+
+
+def test_a_conversation_goes_on_from_the_tokens_of_an_answer(form):
+    """Prompt, answer and next turn are the ids of the whole; a template that takes thoughts away later is refused."""
+    name, ours, _ = form
+    asked = "And\nShe?"
+    if name == "thinking":
+        with pytest.raises(LabError, match="writes earlier turns differently once others follow"):
+            encode_next_turn(ours, asked)
+        return
+    for before in (1, 3):
+        row, _ = encode_prompt_and_answer(ours, TALK[:before], TALK[before].content)
+        end = len(row) - row[::-1].index(ours.turn_end_id)
+        whole = encode_prompt(ours, (*TALK[: before + 1], Message("user", asked)))
+        assert [*row[:end], *encode_next_turn(ours, asked)] == whole
