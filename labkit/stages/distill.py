@@ -124,7 +124,7 @@ class Distill(Stage):
     loss_unit = "nats per token"
     curves = (
         Curve("Divergence from the teacher", "nats per token", ("forward_kl", "reverse_kl")),
-        Curve("On-policy batches", "share of the tokens", ("on_policy",)),
+        Curve("On-policy batches", "fraction of the tokens", ("on_policy",)),
     )
     metric_specs = {
         "untrained_loss": MetricSpec(
@@ -140,20 +140,20 @@ class Distill(Stage):
             "The stage's loss on held-out answers: of the conversations, or with nll the teacher's greedy ones.",
         ),
         "forward_kl": MetricSpec(
-            "KL of the student from the teacher",
+            "forward KL from the teacher",
             "nats per token",
             "lower",
             "KL(teacher || student), mean over the tokens of held-out conversations' answers: what the student loses "
             "by not giving the teacher's probabilities. 0 where both are the same model.",
         ),
         "reverse_kl": MetricSpec(
-            "KL of the teacher from the student",
+            "reverse KL from the teacher",
             "nats per token",
             "lower",
             "KL(student || teacher) on the same tokens: large where the student says what the teacher would not.",
         ),
         "own_answers_kl": MetricSpec(
-            "KL on the student's own answers",
+            "reverse KL on own answers",
             "nats per token",
             "lower",
             "KL(student || teacher), mean over the tokens of answers that the student draws itself to held-out "
