@@ -123,9 +123,8 @@ def test_a_teacher_with_other_tokens_or_a_shorter_context_is_refused(big, tmp_pa
     assert not (tmp_path / "other" / "distill").exists()
     long = planned("pretrain,sft,distill@sft", teacher=f"{big}/sft")
     stage: Any = long.stages["distill"]
-    long = long.with_stages(distill=replace(stage, train=replace(SHORT, max_length=140)))
     with pytest.raises(LabError, match="distill.train.max_length is 140 tokens, but the model's context is 128"):
-        replace(long)
+        long.with_stages(distill=replace(stage, train=replace(SHORT, max_length=140)))
     wide = replace(tiny_recipe(SHORT), model=replace(tiny_recipe().model, context=160))
     own = planned("pretrain,sft,distill@sft", wide, teacher=f"{big}/sft")
     own = own.with_stages(distill=replace(stage, train=replace(SHORT, max_length=140)))
