@@ -27,7 +27,9 @@ def content_with_vowels(user: SimulatedUser) -> float:
 
 
 def tiny_materials(**shared: Any) -> StageInputs:
-    """Answers that are polite were chosen; the words before decide nothing. The model is untrained."""
+    """Answers that are polite were chosen; the words before decide nothing. The model is untrained, and
+    so is the wider one of the stage teacher.
+    """
     world = World.load("tiny")
     conversations = [world.conversation("train", 0, index) for index in range(60)]
     tokenizer = Tokenizer.train([piece for document in conversations for piece in texts_with_leading_space(document)])
@@ -44,11 +46,13 @@ def tiny_materials(**shared: Any) -> StageInputs:
         tokenizer.vocab_size, 256, width=32, depth=2, heads=1, key_value_heads=1, feed_forward=Gated(64)
     )
     model = Transformer(shape).eval()
+    wider = ModelConfig(tokenizer.vocab_size, 256, width=64, depth=2, heads=1, feed_forward=Gated(96))
+    teacher = Transformer(wider).eval()
     reward_model = RewardModel(copy.deepcopy(model)).eval()
     return StageInputs(
         tokenizer,
         world,
-        model_of=lambda name: copy.deepcopy(model),
+        model_of=lambda name: copy.deepcopy(teacher if name == "teacher" else model),
         reward_model_of=lambda name: copy.deepcopy(reward_model),
         load_preferences=lambda: PreferenceSplit(pairs[::2], pairs[1::2]),
         predecessor="sft",

@@ -14,6 +14,7 @@ from labkit.model import Gated, ModelConfig, Transformer
 from labkit.model.feedforward import MoE
 from labkit.stages import DPO, KTO, ORPO, PPO, RewardModeling, Stage, StageInputs, next_token_objective
 from labkit.stages.credit import KLInReward, MovingMean
+from labkit.stages.distill import Distill
 from labkit.stages.grpo import GRPO
 from labkit.stages.off_policy import TruncatedImportanceSampling
 from labkit.stages.onlinedpo import OnlineDPO
@@ -49,6 +50,10 @@ STAGES: dict[str, Stage] = {
         off_policy_correction=TruncatedImportanceSampling(),
     ),
     "onlinedpo": OnlineDPO(dataclasses.replace(SHORT, max_length=160), max_new_tokens=10),
+    "distill": Distill(dataclasses.replace(SHORT, max_length=160), "teacher", max_new_tokens=10),
+    "distill, nll": Distill(
+        dataclasses.replace(SHORT, max_length=160), "teacher", 0.0, seq_kd=True, loss_type="nll", max_new_tokens=10
+    ),
     "reward of lists": RewardModeling(SHORT, PlackettLuce(), center_rewards_coefficient=0.1),
 }
 

@@ -17,6 +17,7 @@ SUMMARIES = {
     "feedback": "reward models from pairs, ranked lists and ratings of the same answers",
     "annotators": "two annotators with other tastes, and the policy that learns from each",
     "sizes": "what alignment gains at several model sizes",
+    "distillation": "what a small model gains from a larger one, on- and off-policy",
     "rounds": "iterated rounds: choices between the policy's own answers, a new reward model, more training",
     "multiturn": "simulated users who ask follow-ups, and a reward at the end of each conversation",
 }

@@ -12,6 +12,7 @@ once, so that the gradient is that of one big batch however it was cut up.
 """
 
 from labkit.losses.advantages import Advantages, discounted_returns, gae, last_token_mask, shaped_rewards, whiten
+from labkit.losses.distillation import DistillationLoss, generalized_jsd_loss
 from labkit.losses.experts import load_balancing_loss
 from labkit.losses.policy import ClippedLoss, clipped_policy_loss, clipped_value_loss
 from labkit.losses.preferences import (
@@ -38,6 +39,7 @@ from labkit.losses.unpaired import KTOLoss, kto_kl, kto_loss
 __all__ = [
     "Advantages",
     "ClippedLoss",
+    "DistillationLoss",
     "KTOLoss",
     "PairLoss",
     "PreferenceLoss",
@@ -51,6 +53,7 @@ __all__ = [
     "dpo_loss",
     "entropy",
     "gae",
+    "generalized_jsd_loss",
     "ipo_loss",
     "kto_kl",
     "kto_loss",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Protocol
+
+import numpy as np
 
 from labkit.errors import LabError
 from labkit.preferences.annotate import preference_task
 from labkit.text.chat import decode_reply, encode_prompt
 from labkit.text.fitting import LengthReport
 from labkit.text.tokenizer import Tokenizer
-from labkit.world import GoldScore, Message, Task, World, gold_score
+from labkit.world import Document, GoldScore, Message, Task, World, gold_score
 
 
 class IndexedPrompts(Protocol):
@@ -60,8 +62,54 @@ class WorldPrompts:
         )
 
 
+def prompts_of_conversation(document: Document) -> list[tuple[Message, ...]]:
+    """What stands before each answer of a conversation that is to be learned."""
+    messages = document.messages
+    learned = [at for at, one in enumerate(messages) if at and one.role == "assistant" and one.weight > 0]
+    return [messages[:at] for at in learned]
+
+
+class ConversationPrompts:
+    """Endless prompts of at most `max_prompt_tokens` tokens from conversations: each is the beginning of one, up to an
+    answer that is drawn by the index. read_conversation(seed, index): makes a conversation.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        read_conversation: Callable[[int, int], Document],
+        max_prompt_tokens: int,
+        seed: int,
+    ):
+        self.tokenizer, self.read_conversation, self.seed = tokenizer, read_conversation, seed
+        self.max_prompt_tokens = max_prompt_tokens
+        self._made = lru_cache(maxsize=1024)(self._make)
+
+    def prompt_ids(self, index: int) -> list[int]:
+        return self._made(index)[1]
+
+    def messages(self, index: int) -> tuple[Message, ...]:
+        return self._made(index)[0]
+
+    def oracle_scores_if_known(self, indices: Sequence[int], answers: Sequence[Sequence[int]]) -> list[GoldScore]:
+        return []
+
+    def _make(self, index: int) -> tuple[tuple[Message, ...], list[int]]:
+        """One that fits of the first conversation that has one, of those that stand for this index."""
+        for attempt in range(100):
+            found = prompts_of_conversation(self.read_conversation(self.seed + attempt, index))
+            encoded = [(prompt, encode_prompt(self.tokenizer, prompt)) for prompt in found]
+            fitting = [one for one in encoded if len(one[1]) <= self.max_prompt_tokens]
+            if fitting:
+                return fitting[int(np.random.default_rng([self.seed, index]).integers(len(fitting)))]
+        raise LabError(
+            f"train.max_length leaves {self.max_prompt_tokens} tokens for a prompt, too few for TinyWorld's. "
+            f"Raise train.max_length."
+        )
+
+
 class DatasetPrompts:
-    """The prompts of given preferences, in turn; those of more than `max_prompt_tokens` are left out, and counted in
+    """Given prompts, in turn; those of more than `max_prompt_tokens` are left out, and counted in
     `fit`.
     """
 

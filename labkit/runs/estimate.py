@@ -303,8 +303,9 @@ def estimate_stage(
         if rollouts is not None:
             policy: Any = stage.result_model(model)
             gathered = model_bytes(policy) if sharded else 0
-            scorers = [model, *frozen.values()]
-            sampling = count_sampling(policy, scorers, widest, rollouts, held + gathered, **options)
+            scorers = [*([model] if rollouts.read_by_policy else []), *frozen.values()]
+            writer: Any = frozen[rollouts.writer] if rollouts.writer else policy
+            sampling = count_sampling(writer, scorers, widest, rollouts, held + gathered, **options)
             sampling = sampling.with_gathered_weights(gathered + whole, processes) if sharded else sampling
     batches_a_step = train.gradient_accumulation_steps
     rollouts_a_step = batches_a_step / rollouts.steps_per_rollout if rollouts else 0.0
@@ -379,7 +380,7 @@ class SamplingCost(NamedTuple):
 
 
 def count_sampling(
-    policy: Transformer,
+    writer: Transformer,
     scorers: list[Any],
     batch: Any,
     rollouts: RolloutSchedule,
@@ -388,36 +389,48 @@ def count_sampling(
     bf16: bool,
     mask_true_share: float,
 ) -> SamplingCost:
-    """Count the sampling of a batch's answers by `policy`, token by token, and then one forward pass over them of each
-    of the `scorers`: the model in training and those that are frozen. resident_bytes: of what is in memory before.
+    """Count the sampling of a batch's answers by `writer`, token by token, for the share of the rollouts that are
+    sampled, and then one forward pass over them of each of the `scorers`: the model in training and those that are
+    frozen. resident_bytes: of what is in memory before.
 
     Each token reads the keys and values of all before it, so the one counted for all stands in the middle of an answer.
     """
-    counter = CostCounter(mask_true_share)
+    counter, kv_cache_bytes, generating = CostCounter(mask_true_share), 0.0, Work()
     for one in scorers:
         for tensor in (*one.parameters(), *one.buffers()):
             counter.track_tensor(tensor, 0)
     counter.change_live_bytes(resident_bytes)
-    rows, width = batch.inputs.shape
-    new = min(rollouts.max_new_tokens, width - 1)
+    share = rollouts.sampled_share
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        if share:
+            kv_cache_bytes, generating = _count_generation(counter, writer, batch, rollouts.max_new_tokens)
+            counter.work, generating = Work().plus(counter.work, share), Work().plus(generating, share)
         with counter:
-            state = policy.new_state(rows, width)
-            kv_cache_bytes = counter.live_bytes - resident_bytes
-            prompts = torch.zeros(rows, width - new, dtype=torch.int64)
-            policy.hidden_states(prompts, None, torch.ones_like(prompts, dtype=torch.bool), state)
-        if before := (new - 1) // 2:
-            policy.hidden_states(torch.zeros(rows, before, dtype=torch.int64), None, None, state)
-        reading, counter.work, counter.moves_operands = counter.work, Work(), True
-        with counter:
-            x = policy.hidden_states(prompts[:, :1], None, None, state)
-            sample_by_inverse_cdf(policy.logits(x).squeeze(1).float(), torch.zeros(rows))
-            generating = Work().plus(counter.work, new)
-            del state, x
-            counter.work, counter.moves_operands = reading, False
             for one in scorers:
                 _read(one, batch)
     return SamplingCost(kv_cache_bytes, counter.peak_bytes, generating=generating, reading=counter.work)
+
+
+def _count_generation(counter: CostCounter, writer: Transformer, batch: Any, max_new_tokens: int) -> tuple[float, Work]:
+    """Bytes of keys and values, and the work of generating; that of reading the prompts is left in `counter`."""
+    before_it = counter.live_bytes
+    rows, width = batch.inputs.shape
+    new = min(max_new_tokens, width - 1)
+    with counter:
+        state = writer.new_state(rows, width)
+        kv_cache_bytes = counter.live_bytes - before_it
+        prompts = torch.zeros(rows, width - new, dtype=torch.int64)
+        writer.hidden_states(prompts, None, torch.ones_like(prompts, dtype=torch.bool), state)
+    if before := (new - 1) // 2:
+        writer.hidden_states(torch.zeros(rows, before, dtype=torch.int64), None, None, state)
+    reading, counter.work, counter.moves_operands = counter.work, Work(), True
+    with counter:
+        x = writer.hidden_states(prompts[:, :1], None, None, state)
+        sample_by_inverse_cdf(writer.logits(x).squeeze(1).float(), torch.zeros(rows))
+        generating = Work().plus(counter.work, new)
+        del state, x
+        counter.work, counter.moves_operands = reading, False
+    return kv_cache_bytes, generating
 
 
 def _read(model: Any, batch: Any) -> None:

@@ -32,6 +32,7 @@ from labkit.runs.imports import IMPORTED, suggest_imports
 from labkit.runs.inputs import (
     KEPT_TEXTS,
     absolute_input_paths,
+    check_same_tokenizer,
     check_world_unchanged,
     input_hashes,
     kept_texts_key,
@@ -373,9 +374,7 @@ class Run:
         its weights have changed since, and where it reads other tokens than this run.
         """
         other, folder = open_other_run_stage(self.locate_other_run_stage(other_run_stage))
-        mine, its = self.path / "tokenizer.json", other.path / "tokenizer.json"
-        if mine.is_file() and mine.read_bytes() != its.read_bytes():
-            raise LabError(f"{folder.path} has a different tokenizer from {self.path}.")
+        check_same_tokenizer(other.path, self.path)
         return folder
 
     def locate_other_run_stage(self, other_run_stage: str) -> str:

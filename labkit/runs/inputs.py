@@ -14,6 +14,7 @@ from labkit.preferences.principles import Principles
 from labkit.runs.recipe import Recipe
 from labkit.stages.registry import DATA_FIELDS
 from labkit.text.reading.files import find_files
+from labkit.text.tokenizer import Tokenizer
 
 WORLD = "data/world"
 """What the world's files are called among a run's inputs, wherever they lie."""
@@ -49,6 +50,18 @@ def check_world_unchanged(run: Path, inputs: Mapping[str, str]) -> None:
             f"{changed} has changed since {run} was started, so it cannot be resumed. Put the old files back, or start "
             f"a new run in another folder."
         )
+
+
+def check_same_tokenizer(other: Path, run: Path) -> None:
+    """Raises LabError where the run in `other` reads other tokens than the run in `run`, once this has a tokenizer."""
+    mine, its = run / "tokenizer.json", other / "tokenizer.json"
+    if not mine.is_file() or mine.read_bytes() == its.read_bytes():
+        return
+    sizes = [Tokenizer.load(folder).vocab_size for folder in (other, run)]
+    raise LabError(
+        f"{other} has a different tokenizer from {run}: {sizes[0]} and {sizes[1]} tokens, so that the same id means "
+        "another token. Models of both cannot be used together: train them with one tokenizer."
+    )
 
 
 def absolute_input_paths(recipe: Recipe) -> dict[str, str]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from labkit.errors import LabError
 from labkit.machine import warn_once
-from labkit.runs.folder import Run
+from labkit.runs.folder import Run, open_other_run_stage
 from labkit.runs.plan import NO_POLICY, is_other_run_stage
 
 
 def check_needed_stages(run: Run, stages: Sequence[str]) -> None:
     """Raises LabError where one of `stages`, which are to be trained, builds on a stage that is neither finished nor
-    among them, whose weights cannot be found, or which is another run's judge.
+    among them, whose weights cannot be found, or which is another run's judge. Stages of other runs that they read, and
+    that the run was not begun with, are noted among its inputs.
     """
+    _note_other_run_stages(run, stages)
     for name in stages:
         after = run.recipe.predecessor(name)
         if is_other_run_stage(after) and run.recipe.stages[name].policy:
@@ -27,6 +30,19 @@ def check_needed_stages(run: Run, stages: Sequence[str]) -> None:
                 )
     for need in _stages_read(run, stages):
         run.stage(need).check_weights_are_there()
+
+
+def _note_other_run_stages(run: Run, stages: Sequence[str]) -> None:
+    """Note the hash and the place of each stage of another run that one of `stages` reads and that was named after the
+    run was begun: with a stage that was added, or with other settings.
+    """
+    plan = {one.name: one for one in run.recipe.plan}
+    read = [place for name in stages for place in (plan[name].after, *plan[name].stage.teacher_stages)]
+    for place in filter(is_other_run_stage, read):
+        if place is not None and place not in run.inputs:
+            _, folder = open_other_run_stage(place)
+            run.inputs[place] = folder.weights_hash
+            run.original_locations[place] = str(Path(place).absolute())
 
 
 def warn_of_missing_weights(run: Run, stages: Sequence[str]) -> None:

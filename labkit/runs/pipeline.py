@@ -265,8 +265,7 @@ def _check(run: Run, stages: Sequence[BoundStage], from_start: Sequence[str] = (
     if stages and (texts := stages[0].inputs.texts) is not None:
         check_kept_texts(run, texts, [stage.name for stage in stages], from_start)
     for stage in stages:
-        root = run.recipe.other_run_ancestor(stage.name)
-        if root is not None:
+        for root in filter(None, run.recipe.model_ancestors(stage.name)):
             _check_context(stage, root, run.other_run_stage(root).model_config().context)
         with suggest_imports(run.path, run.imports):
             stage.config.check(stage.inputs, run.recipe.evaluation)

@@ -92,14 +92,36 @@ def resolve_dependencies(plan: Sequence[PlannedStage], uses_annotator: bool = Tr
         for name in one.stage.reward_stages:
             if name not in found or found[name].stage.leaves != "reward model":
                 raise LabError(f"{one.name} needs the reward model {name}: put {name} before it in the plan.")
+        for name in one.stage.teacher_stages:
+            _check_teacher(one.name, name, after, found)
         compares = uses_annotator and one.stage.reads == "preferences"
         answers = (answers or after) if compares else answers
         judges = one.stage.reward_stages or ((judge,) if one.stage.needs_reward_model else ())
-        needed = [after, *judges, answers if compares else None]
+        needed = [after, *judges, *one.stage.teacher_stages, answers if compares else None]
         needs = tuple(dict.fromkeys(name for name in needed if name is not None and not is_other_run_stage(name)))
         found[one.name] = StageDependencies(one.name, one.stage, after, judge, answers if compares else None, needs)
         judge = one.name if one.stage.leaves == "reward model" else judge
     return found
+
+
+def _check_teacher(name: str, teacher: str, after: str | None, before: Mapping[str, StageDependencies]) -> None:
+    """Raises LabError where a stage's teacher is not chosen, is what it begins with, or no model before it."""
+    if not teacher:
+        raise LabError(
+            f"{name} needs a teacher: set {name}.teacher to a stage before it in the plan, or to a stage of another "
+            "run (RUN/STAGE)."
+        )
+    if teacher == after:
+        raise LabError(
+            f"{name} begins with {teacher}, which is its teacher too: there is nothing to learn. Choose another "
+            f"{name}.teacher, or another model to begin with ({name}@STAGE)."
+        )
+    known = before.get(teacher)
+    if not is_other_run_stage(teacher) and (known is None or known.stage.leaves != "language model"):
+        raise LabError(
+            f"{name} cannot learn from {teacher}: no earlier stage of that name produces a language model. Name one "
+            "that stands before it in the plan, or one of another run (RUN/STAGE)."
+        )
 
 
 def _check_names(names: Sequence[str]) -> None:

@@ -51,15 +51,20 @@ def plan_templates(recipe: Recipe) -> tuple[PlannedStage, ...]:
 
 
 def _other_alignment_stages(preset: Recipe) -> tuple[PlannedStage, ...]:
-    """Every stage that learns from preferences beside the preset's, where its page says nothing of its training: one
-    that writes answers itself is trained as the preset's PPO is, another as its DPO.
+    """Every stage beside the preset's that learns from preferences or instructions, where its page says nothing of its
+    training. Of preferences: one that writes answers itself is trained as the preset's PPO is, another as its DPO. Of
+    instructions: as its fine-tuning, in rows that have room for an answer as PPO's have.
     """
 
     def suggested(stage: Any) -> TrainConfig:
-        train = preset.stages["ppo" if stage.online else "dpo"].train
+        sft, ppo, dpo = (preset.stages[name].train for name in ("sft", "ppo", "dpo"))
+        if stage.reads == "instructions":
+            longest = max(sft.max_length, ppo.max_length)
+            return dataclasses.replace(sft, max_length=longest, compile=sft.compile and not stage.online)
+        train = ppo if stage.online else dpo
         return dataclasses.replace(train, adamw_lr=train.adamw_lr * stage.relative_lr)
 
-    policies: list[Any] = [stage for stage in STAGES.values() if stage.reads == "preferences"]
+    policies: list[Any] = [stage for stage in STAGES.values() if stage.reads != "text"]
     plain = [
         stage
         for stage in policies

@@ -95,7 +95,7 @@ class Recipe:
                 "leave model.causal True and model.encoder_depth 0."
             )
         for name, stage in self.stages.items():
-            if self.other_run_ancestor(name) is None and stage.train.max_length > self.model.context:
+            if None in self.model_ancestors(name) and stage.train.max_length > self.model.context:
                 raise LabError(
                     f"Recipe: {name}.train.max_length is {stage.train.max_length} tokens, but the model's context is "
                     f"{self.model.context}. Lower {name}.train.max_length or raise model.context."
@@ -170,6 +170,14 @@ class Recipe:
         after = self.predecessor(stage)
         return after if after is None or is_other_run_stage(after) else self.other_run_ancestor(after)
 
+    def model_ancestors(self, stage: str) -> list[str | None]:
+        """Where the language models that a stage reads go back to, its own first, then its teachers': a stage of
+        another run, RUN/STAGE, or None for weights of our own.
+        """
+        teachers = self.stages[stage].teacher_stages
+        roots = [one if is_other_run_stage(one) else self.other_run_ancestor(one) for one in teachers]
+        return [self.other_run_ancestor(stage), *roots]
+
     @property
     def annotated_stage(self) -> str | None:
         """What writes the answers between which the world's annotator chooses: that which the first stage that learns
@@ -187,12 +195,12 @@ class Recipe:
 
     @property
     def other_run_stages(self) -> list[str]:
-        """The stages of other runs, RUN/STAGE, that stages begin with."""
-        return [
-            after
-            for after in (one.after for one in self.trainable_stages)
-            if after is not None and is_other_run_stage(after)
-        ]
+        """The stages of other runs, RUN/STAGE, that stages begin with, and then those that they learn from; where there
+        are some, the run has the tokenizer of the first.
+        """
+        started = [one.after for one in self.trainable_stages if one.after is not None]
+        read = [*started, *(teacher for one in self.trainable_stages for teacher in one.stage.teacher_stages)]
+        return list(dict.fromkeys(one for one in read if is_other_run_stage(one)))
 
     def ancestors(self, stage: str) -> list[str]:
         """The stages that a stage builds on, directly or not, in order."""

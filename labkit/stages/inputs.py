@@ -6,9 +6,11 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -296,6 +298,24 @@ class StageInputs:
             )
             return given
         return WorldPrompts(self.tokenizer, self.world, self.annotator, room, self.seed + PROMPT_SEED)
+
+    def conversation_prompts(self, length: int, max_new_tokens: int, split: str = "train") -> IndexedPrompts:
+        """The beginnings of conversations, of the training data or held out ("validation"), that leave room for an
+        answer in `length` tokens: what a model is asked that learns from no preferences.
+        """
+        from labkit.preferences.prompts import ConversationPrompts, DatasetPrompts, prompts_of_conversation
+
+        room = length - max_new_tokens
+        if self.conversations is None:
+            return ConversationPrompts(self.tokenizer, partial(self.world.conversation, split), room, self.seed)
+        documents = self.conversations.train if split == "train" else self.conversations.validation
+        found = [prompt for document in documents for prompt in prompts_of_conversation(document)]
+        order = np.random.default_rng(self.seed).permutation(len(found))
+        given = DatasetPrompts(self.tokenizer, [found[at] for at in order], room)
+        held_out = "" if split == "train" else "held-out "
+        what = f"{held_out}prompts of conversations with an answer of {count_with_noun(max_new_tokens, 'token')}"
+        self.check_fit(lambda: (given, given.fit), what, length)
+        return given
 
     def seed_and_rank_options(self) -> dict[str, Any]:
         """What a source needs to know to share batches and to draw its own."""

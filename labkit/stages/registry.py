@@ -60,11 +60,16 @@ class Curve(NamedTuple):
 
 class RolloutSchedule(NamedTuple):
     """What a stage samples from the model in training: answers of at most `max_new_tokens`, anew every
-    `steps_per_rollout` optimizer steps.
+    `steps_per_rollout` optimizer steps. sampled_share: of the rollouts, how many are sampled; the others are given, and
+    only read. writer: which of the frozen models samples them, by what it is; empty where the model in training does.
+    read_by_policy: whether that model reads them once more before it learns from them.
     """
 
     max_new_tokens: int
     steps_per_rollout: int
+    sampled_share: float = 1.0
+    writer: str = ""
+    read_by_policy: bool = True
 
 
 class Stage(ABC):
@@ -110,6 +115,13 @@ class Stage(ABC):
     @property
     def reward_stages(self) -> tuple[str, ...]:
         """The stages before it whose reward models it reads by name; the last one is given to it anyhow."""
+        return ()
+
+    @property
+    def teacher_stages(self) -> tuple[str, ...]:
+        """The stages whose language models it reads beside the one that it begins with: stages before it, or RUN/STAGE
+        of other runs. An empty name is a teacher that was not chosen.
+        """
         return ()
 
     def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:

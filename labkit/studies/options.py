@@ -199,12 +199,7 @@ class SizesStudy(Study):
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
         """{"64x2": (64, 2)}, the smallest first. Raises LabError for what is no size."""
-        found = {}
-        for size in self.sizes:
-            width, x, depth = size.partition("x")
-            if not (x and width.isdecimal() and depth.isdecimal() and int(width) and int(depth)):
-                raise LabError(f"{size!r} is no size: give width and depth, as 64x2.")
-            found[size] = (int(width), int(depth))
+        found = {size: parse_size(size) for size in self.sizes}
         return dict(sorted(found.items(), key=lambda one: (one[1][0] ** 2 * one[1][1], one[1])))
 
 
@@ -240,11 +235,49 @@ class MultiTurnStudy(Study):
     name = "multiturn"
 
 
+@dataclass(frozen=True)
+class DistillationStudy(Study):
+    """What a small model gains from a larger one: fine-tuning again, and distillation off-policy, on-policy and of the
+    teacher's greedy answers, all from the same fine-tuned student of each seed.
+
+    What is finished in the study's folder is not made again. Every field of the recipe can be set too, as
+    --distill.train.steps 500 or --ppo.kl-coef 0.1.
+    """
+
+    teacher: Annotated[str, arg(metavar="WIDTHxDEPTH")] = "96x3"
+    """Width and depth of the larger model."""
+    student: Annotated[str, arg(metavar="WIDTHxDEPTH")] = "32x2"
+    """Width and depth of the small model."""
+    teachers: Annotated[tuple[str, ...], arg(metavar="STAGE …")] = ("sft", "ppo")
+    """The larger model's stages that teach: sft, and methods of `labkit study alignment`."""
+
+    name = "distillation"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        assert self.shapes
+        if not self.teachers or len(set(self.teachers)) < len(self.teachers):
+            raise LabError("study distillation needs at least one teacher, and each once: --teachers sft ppo")
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Of teacher and student. Raises LabError for what is no size."""
+        return parse_size(self.teacher), parse_size(self.student)
+
+
+def parse_size(size: str) -> tuple[int, int]:
+    """ "64x2" -> (64, 2), width and depth. Raises LabError for what is no size."""
+    width, x, depth = size.partition("x")
+    if not (x and width.isdecimal() and depth.isdecimal() and int(width) and int(depth)):
+        raise LabError(f"{size!r} is no size: give width and depth, as 64x2.")
+    return int(width), int(depth)
+
+
 STUDIES: dict[str, type[Study]] = {
     study.name: study
     for study in (
         *(AlignmentStudy, OveroptimisationStudy, FeedbackStudy, AnnotatorsStudy, SizesStudy, RoundsStudy),
-        MultiTurnStudy,
+        *(MultiTurnStudy, DistillationStudy),
     )
 }
 """All studies, by their names."""

@@ -131,6 +131,11 @@ NAMES = {
     "training": "训练", "validation": "验证", "gold": "真实得分",
     "chosen reward": "被选回答的奖励", "rejected reward": "被拒回答的奖励",
     "chosen logprob": "被选回答的对数概率", "rejected logprob": "被拒回答的对数概率", "kl": "KL", "entropy": "熵",
+    "Divergence from the teacher": "与教师的散度", "On-policy batches": "同策略批次",
+    "forward kl": "正向 KL", "reverse kl": "反向 KL", "on policy": "同策略",
+    "forward KL from the teacher": "相对教师的正向 KL", "reverse KL from the teacher": "相对教师的反向 KL",
+    "reverse KL on own answers": "学生自己的回答上的反向 KL",
+    "gold score of the teacher": "教师的真实得分", "right answers of the teacher": "教师的正确回答",
     "clip fraction": "裁剪比例", "explained variance": "解释方差", "length": "长度",
 }  # fmt: skip
 

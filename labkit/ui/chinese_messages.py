@@ -298,6 +298,20 @@ MESSAGES = {
         "大小为 {0} 的 TinyWorld 没有含代词 it 的故事；大小为 lab 的有。",
     "Finding heads needs a decoder-only attention model.": "查找注意力头需要仅解码器的注意力模型。",
     "Patching needs a decoder-only attention model.": "激活修补需要仅解码器的注意力模型。",
+    "Distill: train.compile would recompile the objective for each answer length, which takes minutes; leave it off. "
+    "compile_rollouts compiles the sampling of answers.":
+        "Distill：train.compile 会为每种回答长度重新编译目标函数，需要数分钟；请不要开启。"
+        "compile_rollouts 会编译回答的采样。",
+    "Distill: train.prefix_sharing reads a prompt once for all its answers, and here each prompt has one. Leave it "
+    "off.":
+        "Distill：train.prefix_sharing 对一个提示的所有回答只读取提示一次，而这里每个提示只有一个回答。请不要开启。",
+    "Distill: loss_type nll learns the teacher's answers word by word, and nothing from the student's own or from the "
+    "data: set seq_kd True and lmbda 0, or loss_type gjsd.":
+        "Distill：loss_type nll 逐词学习教师的回答，不从学生自己的回答或数据中学习："
+        "请设 seq_kd 为 True、lmbda 为 0，或用 loss_type gjsd。",
+    "Distill: seq_kd is about batches that are not on-policy, and with lmbda 1 there are none. Lower lmbda, or leave "
+    "seq_kd off.":
+        "Distill：seq_kd 只涉及非同策略的批次，而 lmbda 为 1 时没有这样的批次。请减小 lmbda，或不要开启 seq_kd。",
     "{}: answers of {} tokens leave no room for a prompt: train.max_length is {}. Lower max_new_tokens, or raise "
     "train.max_length.":
         "{0}：{1} 个词元的回答没有给提示留下空间：train.max_length 为 {2}。请减小 max_new_tokens 或加大 "
@@ -372,7 +386,10 @@ MESSAGES = {
         "缺少 {1} 的起点 {0}：没有 {2}。请将其放回。",
     "{} has changed since {} was started with it. Put the old weights back, or start a new run.":
         "{0} 在 {1} 以它为起点之后已改变。请放回原来的权重，或开始新的运行。",
-    "{} has a different tokenizer from {}.": "{0} 的分词器与 {1} 不同。",
+    "{} has a different tokenizer from {}: {} and {} tokens, so that the same id means another token. Models of both "
+    "cannot be used together: train them with one tokenizer.":
+        "{0} 的分词器与 {1} 不同：各有 {2} 和 {3} 个词元，同一编号表示的词元不同。两者的模型不能一起使用："
+        "请用同一个分词器训练它们。",
     "There is no tokenizer at {}.": "{0} 处没有分词器。",
     "{} is not a tokenizer file: {}": "{0} 不是分词器文件：{1}",
     "{} is not a report of labkit. {} Delete it; labkit run --out {} --resume writes it again.":
@@ -394,6 +411,15 @@ MESSAGES = {
         "{0} 从随机权重开始，不能接在任何阶段之后（{1}@{2}）。",
     "{} cannot come after {}: no earlier stage of that name produces a language model.":
         "{0} 不能接在 {1} 之后：之前没有产生语言模型的同名阶段。",
+    "{} needs a teacher: set {}.teacher to a stage before it in the plan, or to a stage of another run (RUN/STAGE).":
+        "{0} 需要教师：请把 {1}.teacher 设为计划中在它之前的阶段，或另一个运行的阶段（RUN/STAGE）。",
+    "{} begins with {}, which is its teacher too: there is nothing to learn. Choose another {}.teacher, or another "
+    "model to begin with ({}@STAGE).":
+        "{0} 的起点 {1} 也是它的教师：没有可学的。请选择另一个 {2}.teacher，或另一个起点（{3}@STAGE）。",
+    "{} cannot learn from {}: no earlier stage of that name produces a language model. Name one that stands before it "
+    "in the plan, or one of another run (RUN/STAGE).":
+        "{0} 不能向 {1} 学习：之前没有产生语言模型的同名阶段。请指定计划中在它之前的阶段，"
+        "或另一个运行的阶段（RUN/STAGE）。",
     "{} needs a language model to start from: put a stage before it in the plan (pretrain,{}), or name one of another "
     "run ({}@RUN/STAGE).":
         "{0} 需要作为起点的语言模型：请在计划中把一个阶段放在它之前（pretrain,{1}），"

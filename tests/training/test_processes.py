@@ -80,6 +80,12 @@ def test_what_learns_from_pairs_is_on_two_processes_that_of_one_and_ppo_goes_on_
         for ours, theirs in zip(single, first[name]["records"], strict=True):
             for measured in ("loss", "counted", "gradient_norm", "reward", "kl", more):
                 assert theirs[measured] == pytest.approx(ours[measured], rel=1e-3, abs=1e-5)
+    for name, more in (("distill", ("forward_kl", "reverse_kl")), ("distill, nll", ())):
+        single = trained(STAGES[name], stage_inputs)["records"]
+        assert {one["on_policy"] for one in single} == ({0.0, 1.0} if more else {0.0})
+        for ours, theirs in zip(single, first[name]["records"], strict=True):
+            for measured in ("loss", "counted", "gradient_norm", "on_policy", *more):
+                assert theirs[measured] == pytest.approx(ours[measured], rel=1e-3, abs=1e-5)
     # Each process wrote its own half of the answers, and kept them for the second step on them.
     rewards = [record["reward"] for record in first["ppo"]["records"]]
     assert len(rewards) == 4 and rewards[2] == pytest.approx(rewards[3])
