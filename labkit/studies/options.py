@@ -23,6 +23,15 @@ Combination = Literal["mean", "worst", "deviation"]
 Prompts = Annotated[int, Range(2, 100_000)]
 
 
+NAMED_METHODS: dict[str, tuple[str, str]] = {
+    "rlvr": ("grpo", "GRPO rewarded by the oracle: 1 for a right answer (verifiable rewards)"),
+    "votes": ("grpo", "GRPO rewarded by the annotator's choices themselves, without a reward model"),
+    "rejectionsampling-random": ("rejectionsampling", "the control of rejectionsampling: answers chosen at random"),
+    "dpo-rlaif": ("dpo", "DPO on pairs that a judge labels by written principles, not the annotator"),
+}
+"""The methods of `labkit.studies.methods` that are a stage with other settings or other labels: the stage, a line."""
+
+
 @dataclass(frozen=True)
 class Study:
     """What all studies are asked for."""
@@ -61,9 +70,8 @@ class AlignmentStudy(Study):
     """
 
     methods: Methods = ()
-    """ppo, grpo, dpo …, rlvr (GRPO rewarded by the oracle's verdict), votes, dpo-rlaif (DPO on pairs that a judge
-    labels by written principles), and names with a suffix, which have flags of their own (--methods dpo dpo-strict
-    --dpo-strict.beta 0.5); all methods when not given."""
+    """The methods to compare, of those listed below; all of them when not given. A name with a suffix is the same
+    method with flags of its own: --methods dpo dpo-strict --dpo-strict.beta 0.5."""
 
     name = "alignment"
 
