@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from labkit.commands.options import parse_options
-from labkit.runs.arguments import Preset, default_preset
+from labkit.runs.arguments import Plan, Preset, default_preset
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,9 @@ class RecipeOptions:
     """The folder of a run whose recipe to print, instead of a preset's."""
     preset: Preset = dataclasses.field(default_factory=default_preset)
     """The preset whose recipe to print."""
+    plan: Plan = None
+    """The stages of the recipe, as `labkit run --plan` takes them: --plan pretrain,sft,simpo. The recipe's own when not
+    given."""
 
 
 def command(arguments: list[str]) -> int:
@@ -30,8 +33,10 @@ def command(arguments: list[str]) -> int:
     from labkit.runs.folder import Run
     from labkit.runs.plan import format_plan
     from labkit.runs.presets import make_recipe
+    from labkit.runs.settings import override_recipe
 
     recipe = Run.open(options.run).recipe if options.run else make_recipe(options.preset)
+    recipe = override_recipe(recipe, [], "recipe", options.plan)
     print("--plan", shlex.quote(format_plan(recipe.plan)))
     for name, part in recipe.parts.items():
         _print_fields(f"--{name}", part)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labkit.runs.arguments import parse_run_arguments
+from labkit.runs.arguments import RunOptions, parse_run_arguments, planned_stages
+from labkit.runs.flags import HELP
+from labkit.runs.settings import parse_known_args
 
 if TYPE_CHECKING:
     from labkit.runs.recipe import Recipe
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
 
 def command(arguments: list[str]) -> int:
     """`labkit run`: its exit code."""
+    if not HELP.isdisjoint(arguments):
+        return _help([argument for argument in arguments if argument not in HELP])
     options, recipe = parse_run_arguments(arguments)
     from labkit.reporting.terminal import run_with_progress
     from labkit.runs.pipeline import run
@@ -22,6 +26,18 @@ def command(arguments: list[str]) -> int:
     stages = ["--stages", *options.stages] if options.stages else []
     go_on = ["run", "--out", str(out), "--resume", *stages]
     return run_with_progress(events, out, lambda: go_on if holds_run_of_recipe(out, recipe) else ["run", *arguments])
+
+
+def _help(arguments: list[str]) -> int:
+    """What --help prints: the options; or the settings of the stages that --plan names."""
+    stages, rest = planned_stages(arguments)
+    if not stages:
+        parse_known_args(RunOptions, "run", ["--help"])
+    from labkit.commands.stage_help import print_stage_settings
+
+    print_stage_settings(stages, rest, f"labkit run --plan {','.join(stages)}")
+    print("labkit run --help lists the other options; labkit recipe --plan … prints a whole recipe as flags.")
+    return 0
 
 
 def holds_run_of_recipe(path: Path, recipe: Recipe) -> bool:

@@ -19,7 +19,8 @@ from labkit.runs.settings import override_config
 class StageOptions:
     """Train this one stage of a run: start it, resume it, or with --again train it again.
 
-    Every field of the stage can be set too, as --train.steps 500; `labkit STAGE RUN --help` lists them.
+    Every field of the stage can be set too, as --train.steps 500. `labkit STAGE RUN --help` lists them, with the values
+    of a run that has this stage; labkit run --plan STAGE --help with those of a new run.
     """
 
     run: RunFolder
@@ -35,7 +36,7 @@ class StageOptions:
 def _description(name: str) -> str:
     """What --help says of a stage of this name before its flags."""
     kind = stage_descriptions()[name.partition("-")[0]]
-    about = f"{kind.title}. {kind.about}"
+    about = f"{kind.title}. {kind.about} train.batch_size counts {kind.batch_unit}."
     return f"{about}\n\n{inspect.cleandoc(StageOptions.__doc__ or '').replace('STAGE', name)}"
 
 
@@ -49,6 +50,7 @@ def command(name: str, arguments: list[str]) -> int:
     from labkit.reporting.terminal import run_with_progress
     from labkit.runs.folder import Run
     from labkit.runs.pipeline import recover_run_folder, rerun_stage, run, undo_unfinished_rerun
+    from labkit.runs.plan import extend_plan
     from labkit.runs.presets import make_recipe
 
     path, command = Path(folder), f"labkit {name} {shlex.quote(folder)}"
@@ -59,7 +61,11 @@ def command(name: str, arguments: list[str]) -> int:
     fresh = not recover_run_folder(path).exists() or Run.is_unused(path)
     recipe = make_recipe(default_preset()) if fresh else Run.open(path).recipe
     if name not in recipe.stages:
-        raise LabError(f"{path} has no stage {name}; it has {', '.join(recipe.stages)}.")
+        raise LabError(
+            f"{path} has no stage {name}; it has {', '.join(recipe.stages)}. To train it in a new run, "
+            f"which begins with copies of these: labkit run --out NEW --build-on {shlex.quote(folder)} --plan "
+            f"{shlex.quote(extend_plan(recipe.plan, [name]))} --stages {name}"
+        )
     rest = [argument for argument in after if argument != "--again"]
     before = recipe.stages[name]
     config = override_config(before, rest, f"{name} {folder}") if rest else before

@@ -12,13 +12,23 @@ from labkit.runs.arguments import DATA_FIELDS
 
 
 class StageDescription(NamedTuple):
-    """What a stage says of itself. command_help: the line that it is registered with; title, about: its class's (see
-    `labkit.stages.registry`).
+    """What a stage says of itself. command_help: the line that it is registered with; title, about, batch_unit, online:
+    its class's (see `labkit.stages.registry`); is_policy: whether it learns from preferences and leaves a policy.
     """
 
     command_help: str
     title: str
     about: str
+    batch_unit: str
+    online: bool
+    is_policy: bool
+
+
+DEFAULTS: dict[str, Any] = {
+    **{"title": "", "about": "", "reads": "", "leaves": "language model"},
+    **{"batch_unit": "rows", "online": False, "policy": True},
+}
+"""What is read of a stage's class, and what counts where neither it nor a base in the stages' files says it."""
 
 
 def stage_descriptions() -> dict[str, StageDescription]:
@@ -32,8 +42,8 @@ def stage_descriptions() -> dict[str, StageDescription]:
     registered = {}
     if registry:
         for kind, line in registry.STAGE_DESCRIPTIONS.items():
-            stage = registry.STAGES[kind]
-            registered[kind] = StageDescription(line, getattr(stage, "title", ""), getattr(stage, "about", ""))
+            says = {name: getattr(registry.STAGES[kind], name, default) for name, default in DEFAULTS.items()}
+            registered[kind] = _description(line, says)
     return {kind: said for _, kind, said in sorted(found)} | registered
 
 
@@ -51,8 +61,14 @@ def _described(
 ) -> tuple[tuple[int, bool, bool], str, StageDescription]:
     """The stage's place, its name and what it says of itself; classes: those of all stages' files, by name."""
     kind, line = map(ast.literal_eval, registration.args)
-    says = _assigned(stage, classes)
-    return _order(says), kind, StageDescription(line, _literal(says, "title"), _literal(says, "about"))
+    assigned = _assigned(stage, classes)
+    says = {name: _literal(assigned, name, default) for name, default in DEFAULTS.items()}
+    return _order(says), kind, _description(line, says)
+
+
+def _description(line: str, says: dict[str, Any]) -> StageDescription:
+    is_policy = says["reads"] == "preferences" and says["leaves"] == "language model" and says["policy"]
+    return StageDescription(line, says["title"], says["about"], says["batch_unit"], says["online"], is_policy)
 
 
 def _assigned(stage: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> dict[str, ast.expr]:
@@ -69,13 +85,13 @@ def _assigned(stage: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> dict[str
     return found
 
 
-def _literal(says: dict[str, ast.expr], name: str, default: Any = "") -> Any:
+def _literal(says: dict[str, ast.expr], name: str, default: Any) -> Any:
     return ast.literal_eval(says[name]) if name in says else default
 
 
-def _order(says: dict[str, ast.expr]) -> tuple[int, bool, bool]:
+def _order(says: dict[str, Any]) -> tuple[int, bool, bool]:
     """Sorts stages by the place of what they learn from among DATA_FIELDS (last where the class does not say it); of
     these, what leaves a reward model comes first, then what learns from answers of its own.
     """
-    place = DATA_FIELDS.index(_literal(says, "reads")) if "reads" in says else len(DATA_FIELDS)
-    return place, _literal(says, "leaves") != "reward model", not _literal(says, "online", False)
+    place = DATA_FIELDS.index(says["reads"]) if says["reads"] else len(DATA_FIELDS)
+    return place, says["leaves"] != "reward model", not says["online"]

@@ -5,9 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
+from labkit.commands.stage_help import method_lines, print_stage_settings
 from labkit.errors import LabError, count_with_noun
+from labkit.runs.flags import HELP
 from labkit.runs.settings import override_recipe, parse_known_args
 from labkit.studies.options import STUDIES, Study, refuse_own_settings
 
@@ -34,6 +38,8 @@ def command(arguments: list[str]) -> int:
         raise LabError(f"Give the study's name first, as in labkit study {named} {name} …")
     if name not in STUDIES:
         raise LabError(f"There is no study {name!r}; the studies are {', '.join(STUDIES)}.")
+    if not HELP.isdisjoint(given):
+        return _study_help(name, [argument for argument in given if argument not in HELP])
     options, rest = parse_known_args(STUDIES[name], f"study {name}", given)
     study: Any = importlib.import_module(f"labkit.studies.{name}")
     try:
@@ -53,6 +59,32 @@ def _run(study: Any, options: Study, rest: list[str]) -> dict[str, Any]:
     refuse_own_settings(options.name, study.own_settings(options), rest)
     recipe = override_recipe(study.study_recipe(options, make_recipe(options.preset)), rest, f"study {options.name}")
     return study.run(options, recipe, lambda line: print(f"study {options.name}: {line}", file=sys.stderr))
+
+
+def _study_help(name: str, given: list[str]) -> int:
+    """What --help prints of a study: its options, and the methods; or the settings of the methods that are given."""
+    options, rest = parse_known_args(STUDIES[name], f"study {name}", given)
+    methods = getattr(options, "methods", ()) or ((options.method,) if "--method" in given else ())
+    if methods:
+        _print_method_settings(name, options, methods, rest)
+        return 0
+    with suppress(SystemExit):
+        parse_known_args(STUDIES[name], f"study {name}", ["--help"])
+    if name == "alignment":
+        print(method_lines())
+        print("labkit study alignment --methods simpo dpo-strict --help lists the settings of these methods, as flags.")
+    return 0
+
+
+def _print_method_settings(study: str, options: Any, methods: Sequence[str], rest: list[str]) -> None:
+    from labkit.runs.presets import make_recipe
+    from labkit.studies.methods import method_stage_name, recipe_of_methods
+
+    recipe = recipe_of_methods(make_recipe(options.preset), methods)
+    stages = {name: recipe.stages[name] for name in map(method_stage_name, methods)}
+    flag = "--method" if hasattr(options, "method") else "--methods"
+    print_stage_settings(stages, rest, f"labkit study {study} {flag} {' '.join(methods)}")
+    print(f"labkit study {study} --help lists the other options; labkit recipe lists the settings of the other stages.")
 
 
 def _help() -> str:

@@ -42,7 +42,8 @@ class RunOptions:
     """Run the whole recipe: clean the text, train a tokenizer, train and evaluate every stage, and write a report.
 
     Every field of the recipe can be set too, as --model.width 256 or --pretrain.train.steps 500; `labkit recipe`
-    lists them with their values.
+    lists them with their values. With --plan, --help lists the settings of the plan's stages and what they mean, as in
+    labkit run --plan simpo --help; `labkit --help` names all stages.
     """
 
     preset: Preset = dataclasses.field(default_factory=default_preset)
@@ -72,8 +73,10 @@ class RunOptions:
     """Fine-tune on these conversations: the same kinds of source; `labkit read --as instructions` shows how they are
     read."""
     preferences: DataSource = None
-    """Train the reward model and what learns from preferences on these pairs: the same kinds of source, with the
-    columns prompt (or instruction), chosen, rejected."""
+    """Train the reward model, and the methods that learn from preferences, on these: the same kinds of source. Pairs
+    have the columns prompt (or instruction), chosen, rejected; also read are ranked lists (UltraFeedback, Nectar),
+    single answers with a label or a rating (KTO, HelpSteer), and the columns of HelpSteer2 and 3, PKU-SafeRLHF and SHP.
+    `labkit read --as preferences` shows how they are read."""
 
     @property
     def folder(self) -> Path:
@@ -107,6 +110,23 @@ def parse_run_arguments(arguments: list[str]) -> tuple[RunOptions, Recipe]:
             f"--build-on {options.build_on} needs the stages to train: --stages, and one or more of {names}."
         )
     return options, recipe
+
+
+def planned_stages(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The stages that `labkit run ARGUMENTS` names with --plan, with the preset's settings, and the arguments that are
+    flags of a recipe; no stages without --plan. Whether they can follow one another is not checked.
+
+    Raises LabError for an option or a stage that is none.
+    """
+    options, rest = parse_known_args(RunOptions, "run", arguments)
+    if options.plan is None:
+        return {}, rest
+    from labkit.configs import default_draft
+    from labkit.runs.plan import parse_plan
+    from labkit.runs.presets import plan_templates
+
+    planned = parse_plan(options.plan, plan_templates(_recipe(options, None)), default_draft)
+    return {one.name: one.stage for one in planned}, rest
 
 
 def _recipe(options: RunOptions, saved: Recipe | None) -> Recipe:

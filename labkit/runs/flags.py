@@ -17,6 +17,8 @@ import tyro
 
 from labkit.errors import LabError
 
+HELP = frozenset({"-h", "--help"})
+"""The flags that ask for help."""
 ONE = threading.Lock()
 """Held while tyro reads flags: what it says goes to the process's one stderr."""
 
@@ -26,7 +28,7 @@ def parse_flags(kind: Any, prog: str, arguments: Sequence[str], **settings: Any)
     _refuse_positional_flags(kind, prog, arguments)
     said = io.StringIO()
     try:
-        with ONE, redirect_stderr(said), _one_line(not {"-h", "--help"} & set(arguments)):
+        with ONE, redirect_stderr(said), _one_line(HELP.isdisjoint(arguments)):
             return tyro.cli(kind, prog=prog, args=arguments, **settings)
     except SystemExit as ended:
         if not ended.code:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
@@ -48,10 +49,43 @@ def override_recipe(recipe: Recipe, rest: list[str], command: str, plan: str | N
     flags.refuse_renamed_flags({f"--{older}": f"--{name}" for name, older in recipe.older_names.items()}, rest)
     planned = recipe.plan if plan is None else parse_plan(plan, plan_templates(recipe), default_draft)
     parts = recipe.parts_with_plan(planned)
+    made = override_config(_as_fields(parts), rest, command, "The fields of the recipe.")
+    return recipe.with_parts({name: getattr(made, name.replace("-", "_")) for name in parts}, planned)
+
+
+def print_settings(stages: Mapping[str, Any], rest: list[str], usage: str) -> None:
+    """Print the flags of these stages, by their names, with what they mean and their values: as they are, and with the
+    kinds that flags in `rest` name. usage: the command that has these flags. Whether the settings go together is not
+    checked. Raises LabError for a kind that is none.
+    """
+    draft = _draft(_as_fields(stages), (), list(rest))
+    settings: dict[str, Any] = {"config": (AvoidSubcommands,), "description": ""}
+    with suppress(SystemExit):
+        flags.parse_flags(type(draft), usage, ["--help"], default=draft, **settings)
+    if choices := _choices(draft, ()):
+        print("Parts that can be of another type, each type with settings of its own, listed once it is chosen:")
+        print("\n".join(f"  {line}" for line in choices))
+
+
+def _as_fields(parts: Mapping[str, Any]) -> Any:
+    """A dataclass of these parts, so that tyro makes a group of flags of each."""
     fields = {name.replace("-", "_"): part for name, part in parts.items()}
     kind: Any = dataclasses.make_dataclass("Fields", [(name, type(part)) for name, part in fields.items()], frozen=True)
-    made = override_config(kind(**fields), rest, command, "The fields of the recipe.")
-    return recipe.with_parts({name: getattr(made, name.replace("-", "_")) for name in parts}, planned)
+    return kind(**fields)
+
+
+def _choices(config: Any, path: Path) -> list[str]:
+    """ "--grpo.kl KLInLoss (or NoKL, KLInReward)" of each field, at any depth, that can be one of several types."""
+    if not _is_config(config):
+        return []
+    found, kinds = [], union_field_choices(type(config))
+    for field in dataclasses.fields(config):
+        inside, value = (*path, field.name), getattr(config, field.name, None)
+        if field.name in kinds:
+            now = "None" if value is None else type(value).__name__
+            found.append(f"{_flag(inside)} {now} (or {', '.join(kind for kind in kinds[field.name] if kind != now)})")
+        found += _choices(value, inside)
+    return found
 
 
 def override_config(config: T, rest: list[str], command: str, description: str | None = None) -> T:

@@ -21,7 +21,7 @@ from labkit.stages.registry import register
 @register("cispo", "GRPO that clips the weight of the gradient")
 @dataclass(frozen=True)
 class CISPO(GRPO):
-    """Train the fine-tuned model by CISPO. Settings: see `PolicyGradient`."""
+    """Train the fine-tuned model by CISPO."""
 
     epochs: Count = 2
     kl: KLChoice = NoKL()

@@ -20,7 +20,12 @@ class NoClip:
 
 @dataclass(frozen=True)
 class ClipRatio:
-    """The ratio is held between 1 - low and 1 + high: see `losses.clipped_ratio_surrogate`."""
+    """The ratio of new to old probability is clipped, as in PPO: see `losses.clipped_ratio_surrogate`.
+
+    Attributes:
+        low: the lower bound is 1 - low.
+        high: the upper bound is 1 + high.
+    """
 
     low: NonNegative = 0.2
     high: Positive = 0.2
@@ -34,8 +39,11 @@ class ClipRatio:
 
 @dataclass(frozen=True)
 class ClipWeight:
-    """The weight of a token's gradient, which is the ratio, is at most max_weight: see
+    """The weight of a token's gradient, which is the ratio, is bounded, as in CISPO: see
     `losses.clipped_weight_surrogate`.
+
+    Attributes:
+        max_weight: the bound.
     """
 
     max_weight: Positive = 5.0

@@ -54,10 +54,13 @@ class NoKL:
 
 @dataclass(frozen=True)
 class KLInReward:
-    """Each token's reward is less by coef times its KL estimate (see `losses.kl_estimate`).
+    """The KL penalty is taken off each token's reward.
 
-    target: nats per answer that the coefficient is steered to after each rollout, Ziegler et al. 2019
-    (https://arxiv.org/abs/1909.08593, 2.2); None keeps it.
+    Attributes:
+        coef: weight of the KL.
+        estimator: of the KL of a token: see `losses.kl_estimate`.
+        target: nats per answer that coef is steered to after each rollout, Ziegler et al. 2019
+            (https://arxiv.org/abs/1909.08593, 2.2); None keeps coef as it is.
     """
 
     coef: NonNegative = 0.1
@@ -72,7 +75,12 @@ class KLInReward:
 
 @dataclass(frozen=True)
 class KLInLoss:
-    """The loss is more by coef times the KL estimate of each token, which is differentiated: k3 in GRPO."""
+    """The KL penalty is added to the loss, token by token, and differentiated.
+
+    Attributes:
+        coef: weight of the KL.
+        estimator: of the KL of a token: k3, as in GRPO, or k2 (see `losses.kl_estimate`).
+    """
 
     coef: NonNegative = 0.04
     estimator: KLEstimator = "k3"
@@ -119,9 +127,11 @@ class NoBaseline(Baseline):
 
 @dataclass(frozen=True)
 class MovingMean(Baseline):
-    """The rewards still to come, less the moving mean of the scores of earlier rollouts; momentum: what is kept of it.
+    """The rewards still to come, less the moving mean of the scores of earlier rollouts. The first rollout is compared
+    with its own mean.
 
-    The first rollout is compared with its own mean.
+    Attributes:
+        momentum: weight of the mean so far against that of the new rollout.
     """
 
     momentum: Share = 0.9
@@ -136,7 +146,11 @@ class MovingMean(Baseline):
 
 @dataclass(frozen=True)
 class GroupMean(Baseline):
-    """The mean score of the answers to the same prompt: see `losses.group_advantages`. An answer is one action."""
+    """An answer is compared with the mean score of the answers to the same prompt: see `losses.group_advantages`.
+
+    Attributes:
+        divide_by_deviation: divide the difference by the standard deviation of the group's scores.
+    """
 
     divide_by_deviation: bool = True
 
@@ -150,8 +164,8 @@ class GroupMean(Baseline):
 
 @dataclass(frozen=True)
 class LeaveOneOut(Baseline):
-    """The mean score of the other answers to the same prompt: see `losses.leave_one_out_advantages`. An answer is one
-    action.
+    """An answer is compared with the mean score of the other answers to the same prompt: see
+    `losses.leave_one_out_advantages`.
     """
 
     needs_group: ClassVar[bool] = True
@@ -163,9 +177,14 @@ class LeaveOneOut(Baseline):
 
 @dataclass(frozen=True)
 class ValueModel(Baseline):
-    """A value model (the critic), trained beside the policy, says at each token what was to be expected: generalised
-    advantage estimation (see `losses.gae`). vf_coef, cliprange_value: the weight of its loss, and how far a step may
-    move a value.
+    """A value model (the critic), trained beside the policy, predicts at each token the reward still to come:
+    generalised advantage estimation (see `losses.gae`).
+
+    Attributes:
+        gamma: discount of later rewards.
+        lam: λ of generalised advantage estimation.
+        vf_coef: weight of the value model's loss.
+        cliprange_value: how far a step may move a value.
     """
 
     gamma: Share = 1.0

@@ -23,7 +23,7 @@ from labkit.stages.registry import register
 @register("dapo", "GRPO with a wider upper clip and a mean over tokens")
 @dataclass(frozen=True)
 class DAPO(GRPO):
-    """Train the fine-tuned model by DAPO's loss. Settings: see `PolicyGradient`."""
+    """Train the fine-tuned model by DAPO's loss."""
 
     epochs: Count = 2
     kl: KLChoice = NoKL()

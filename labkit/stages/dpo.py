@@ -32,10 +32,12 @@ from labkit.stages.registry import register
 @register("dpo", "direct preference optimisation, without a reward model")
 @dataclass(frozen=True)
 class DPO(PairwisePolicy):
-    """Train the fine-tuned model on preference pairs. beta: how strongly it is kept close to the reference model.
+    """Train the fine-tuned model on preference pairs.
 
-    label_smoothing: the share of the pairs that is supposed to be labelled the wrong way round. rpo_alpha: the weight
-    of the chosen answers' negative log-likelihood.
+    Attributes:
+        beta: how strongly the policy is kept close to the reference model; larger is closer.
+        label_smoothing: share of the pairs that is assumed to be labelled the wrong way round (conservative DPO).
+        rpo_alpha: weight of the chosen answers' negative log-likelihood, which is added to the loss.
     """
 
     beta: Positive = 0.3

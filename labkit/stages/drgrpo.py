@@ -23,7 +23,7 @@ from labkit.stages.registry import register
 @register("drgrpo", "GRPO without division by the deviation and by the length")
 @dataclass(frozen=True)
 class DrGRPO(GRPO):
-    """Train the fine-tuned model by Dr. GRPO. Settings: see `PolicyGradient`."""
+    """Train the fine-tuned model by Dr. GRPO."""
 
     baseline: BaselineChoice = GroupMean(divide_by_deviation=False)
     kl: KLChoice = NoKL()

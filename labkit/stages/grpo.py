@@ -28,7 +28,7 @@ from labkit.stages.registry import register
 @register("grpo", "policy gradient that compares the answers to one prompt")
 @dataclass(frozen=True)
 class GRPO(PolicyGradient):
-    """Train the fine-tuned model by GRPO. Settings: see `PolicyGradient`."""
+    """Train the fine-tuned model by GRPO."""
 
     baseline: BaselineChoice = GroupMean()
     kl: KLChoice = KLInLoss()

@@ -21,7 +21,7 @@ from labkit.stages.registry import register
 @register("gspo", "GRPO with the ratio of whole answers")
 @dataclass(frozen=True)
 class GSPO(GRPO):
-    """Train the fine-tuned model by GSPO. Settings: see `PolicyGradient`."""
+    """Train the fine-tuned model by GSPO."""
 
     epochs: Count = 2
     kl: KLChoice = NoKL()

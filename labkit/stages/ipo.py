@@ -23,8 +23,10 @@ from labkit.stages.registry import register
 @register("ipo", "identity preference optimisation: DPO with a margin that is enough")
 @dataclass(frozen=True)
 class IPO(PairwisePolicy):
-    """Train the fine-tuned model on preference pairs to a margin of 1 / (2 beta) nats a token. beta: how strongly it
-    is kept close to the reference model.
+    """Train the fine-tuned model on preference pairs to a margin of 1 / (2 beta) nats per token.
+
+    Attributes:
+        beta: how strongly the policy is kept close to the reference model; larger is closer.
     """
 
     beta: Positive = 0.5

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 @register("judge", "a language model that writes which of two answers is better")
 @dataclass(frozen=True)
 class GenerativeJudging(Stage):
-    """Train the fine-tuned model to write verdicts. train.batch_size: pairs, of two rows each, one for each order."""
+    """Train the fine-tuned model to write verdicts. A pair is two rows, one for each order."""
 
     train: TrainConfig = TrainConfig()
 
@@ -56,6 +56,7 @@ class GenerativeJudging(Stage):
         "answer by itself; where its verdict depends on which answer stands first, it has a position bias."
     )
     reads = "preferences"
+    batch_unit = "pairs of answers, each shown in both orders"
     policy = False
     relative_lr = 10.0
     loss_unit = "nats per token"

@@ -70,10 +70,12 @@ FEWEST_ROWS = 4
 @register("kto", "Kahneman-Tversky optimisation, from single answers labelled good or bad")
 @dataclass(frozen=True)
 class KTO(PreferencePolicy):
-    """Train the fine-tuned model on single answers with a label. train.batch_size: answers a batch.
+    """Train the fine-tuned model on single answers with a label.
 
-    beta: how strongly it is kept close to the reference model. desirable_weight, undesirable_weight: of the losses of
-    good and of bad answers.
+    Attributes:
+        beta: how strongly the policy is kept close to the reference model; larger is closer.
+        desirable_weight: weight of the loss of good answers.
+        undesirable_weight: weight of the loss of bad answers.
     """
 
     beta: Positive = 0.1
@@ -96,6 +98,7 @@ class KTO(PreferencePolicy):
         "likely, measured against how far the model has moved on average; answers that are far on the right side "
         "already count little."
     )
+    batch_unit = "single answers; a pair is two of them"
     loss_unit = ""
     checks = (*PREFERENCE_CHECKS, one_kind_of_label)
     curves = (

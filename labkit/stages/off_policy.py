@@ -20,8 +20,11 @@ class NoCorrection:
 
 @dataclass(frozen=True)
 class TruncatedImportanceSampling:
-    """Each token's surrogate is weighted by how much likelier the trainer makes it than the sampler did, at most `cap`:
+    """Each token's loss is weighted by its probability in training over its probability in sampling, at most `cap`:
     see `losses.truncated_importance_weights`.
+
+    Attributes:
+        cap: largest weight.
     """
 
     cap: Positive = 2.0

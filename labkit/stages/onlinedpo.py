@@ -41,9 +41,15 @@ from labkit.training.config import TrainConfig
 class OnlineDPO(AnswerSelectionStage):
     """Train the fine-tuned model by online DPO.
 
-    train.batch_size: answers of one batch, `num_generations` to each prompt. epochs: steps taken on each. reward: who
-    says which answer is better. beta: how strongly the policy is kept close to the reference model. loss_type: sigmoid
-    (DPO) or ipo. temperature, max_new_tokens, compile_rollouts: see `PolicyGradient`.
+    Attributes:
+        num_generations: answers that are sampled to each prompt; the best and the worst are the pair.
+        epochs: optimizer steps on each batch of answers.
+        reward: who says which answer is better.
+        beta: how strongly the policy is kept close to the reference model.
+        loss_type: sigmoid (DPO's loss) or ipo (IPO's).
+        temperature: sampling temperature.
+        max_new_tokens: tokens after which an answer is cut.
+        compile_rollouts: compile the forward pass that samples: takes half a minute once, worth it for long answers.
     """
 
     train: TrainConfig = TrainConfig()

@@ -28,7 +28,11 @@ from labkit.stages.registry import register
 @register("orpo", "odds ratio preference optimisation: fine-tuning with a penalty on rejected answers")
 @dataclass(frozen=True)
 class ORPO(PairwisePolicy):
-    """Fine-tune on the chosen answers, and make the rejected ones less likely. beta: the weight of the latter."""
+    """Fine-tune on the chosen answers, and make the rejected ones less likely.
+
+    Attributes:
+        beta: weight of the odds-ratio loss, which compares the two answers.
+    """
 
     beta: Positive = 0.1
 

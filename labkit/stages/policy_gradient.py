@@ -120,6 +120,7 @@ class PolicyGradientStage(Stage):
     def loss_mean(self) -> LossMean: ...
 
     reads = "preferences"
+    batch_unit = "answers, num_generations to each prompt"
     online = True
     checks = POLICY_GRADIENT_CHECKS
     curves: ClassVar[tuple[Curve, ...]] = (
@@ -346,17 +347,34 @@ class PolicyGradientStage(Stage):
 
 @dataclass(frozen=True)
 class PolicyGradient(PolicyGradientStage):
-    """The axes as settings.
+    """The axes as settings: see the module.
 
-    train.batch_size: answers of one rollout, `num_generations` to each prompt. epochs: steps taken on each rollout.
-    ptx_coef: the weight of the language-model loss on the text of pretraining, a batch of train.batch_size rows with
-    each step. entropy_coef: the weight of the entropy bonus. temperature, max_new_tokens: how answers are sampled, and
-    where they are cut. compile_rollouts: sample with the forward pass compiled: half a minute once, which long answers
-    win back. max_kl: the nats per token from the policy that wrote a rollout above which it is left for a new one (see
-    `EarlyStop`); None takes all `epochs` steps. sampler_top_p, sampler_precision: draw the answers from the nucleus
-    alone, or in another precision than training's (None: the same; bf16 where the hardware has it), which training does
-    not know of; off_policy_correction: what it does about it. prompt_offset: the index of the first prompt, so that a
-    policy that goes on from another is asked other prompts. The others are axes: see the module.
+    Attributes:
+        num_generations: answers that are sampled to each prompt: its group.
+        epochs: optimizer steps on each rollout.
+        reward: who gives an answer its score.
+        baseline: what a score is compared with.
+        whiten: scale the advantages of a step to mean 0 and variance 1.
+        kl: where the KL penalty against the reference model stands: in the loss, in the reward, or nowhere.
+        importance_level: whose probability is compared with what it was in the rollout: each token's, or the whole
+            answer's (sequence).
+        clipping: how far one rollout may move the policy.
+        loss_mean: the loss is a mean over all tokens (token); over each answer's tokens, then over answers (answer); or
+            over answers, of the sum over each one's tokens divided by max_new_tokens (constant).
+        entropy_coef: weight of the entropy bonus.
+        ptx_coef: weight of the language-model loss on pretraining text, of which train.batch_size rows are read with
+            each step (PPO-ptx).
+        temperature: sampling temperature of the rollouts.
+        max_new_tokens: tokens after which an answer is cut.
+        compile_rollouts: compile the forward pass that samples: takes half a minute once, worth it for long answers.
+        max_kl: nats per token. Once the policy is further than this from the one that wrote the rollout, the rest of
+            its epochs is skipped and a new rollout is sampled. None: all epochs are taken.
+        off_policy_correction: what is done where the answers are sampled from another distribution than the one that is
+            trained.
+        sampler_top_p: sample the rollouts from the nucleus of this probability; training does not know of it, unless
+            off_policy_correction corrects it.
+        sampler_precision: precision of the sampling; None: that of training.
+        prompt_offset: the index of the first prompt, so that a policy that goes on from another is asked other prompts.
     """
 
     train: TrainConfig = TrainConfig()

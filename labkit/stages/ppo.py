@@ -43,13 +43,23 @@ from labkit.training.config import TrainConfig
 class PPO(PolicyGradientStage):
     """Train the fine-tuned model against the reward model.
 
-    train.batch_size: answers of one rollout, `num_generations` to each prompt. epochs: steps taken on each rollout.
-    kl_coef: the weight of the KL penalty against the reference model. cliprange, cliprange_value: how far a step may
-    move a probability (as a ratio) and a value. vf_coef, entropy_coef: the weights of the value loss and of the entropy
-    bonus. gamma, lam: see `advantages.gae`. temperature, max_new_tokens: how answers are sampled, and where they are
-    cut. compile_rollouts: sample with the forward pass compiled: half a minute once, which long answers win back.
-    ptx_coef: the weight of the language-model loss on the text of pretraining. target_kl: the nats per answer that
-    kl_coef is steered to. max_kl: see `PolicyGradient`; TRL's PPO has none.
+    Attributes:
+        num_generations: answers that are sampled to each prompt.
+        epochs: optimizer steps on each rollout.
+        kl_coef: weight of the KL penalty against the reference model.
+        cliprange: how far from 1 the ratio of a token's new probability to its old one may move.
+        cliprange_value: how far a step may move a value.
+        vf_coef: weight of the value loss.
+        entropy_coef: weight of the entropy bonus.
+        gamma: discount of later rewards.
+        lam: λ of generalised advantage estimation.
+        temperature: sampling temperature of the rollouts.
+        max_new_tokens: tokens after which an answer is cut.
+        compile_rollouts: compile the forward pass that samples: takes half a minute once, worth it for long answers.
+        ptx_coef: weight of the language-model loss on pretraining text (PPO-ptx).
+        target_kl: nats per answer that kl_coef is steered to; None keeps kl_coef as it is.
+        max_kl: nats per token. Once the policy is further than this from the one that wrote the rollout, the rest of
+            its epochs is skipped and a new rollout is sampled. None: all epochs are taken.
     """
 
     train: TrainConfig = TrainConfig()

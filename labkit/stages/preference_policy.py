@@ -88,6 +88,7 @@ class PreferencePolicy(Stage):
     train: TrainConfig = TrainConfig()
 
     reads = "preferences"
+    batch_unit = "pairs of answers"
     checks = PREFERENCE_CHECKS
     uses_reference: ClassVar[bool] = True
     """Whether its loss compares the policy with the model before this stage."""

@@ -39,6 +39,7 @@ class Pretrain(Stage):
         "answers)."
     )
     reads = "text"
+    batch_unit = "rows of text"
     starts_from = "nothing"
     chat = False
     loss_unit = "nats per token"

@@ -98,6 +98,8 @@ class Stage(ABC):
     """Whether the language model that it leaves answers messages, in the form of a chat."""
     policy: ClassVar[bool] = True
     """Whether the language model that it leaves is one to be asked; a judge's compares what others answer."""
+    batch_unit: ClassVar[str] = "rows"
+    """What train.batch_size counts: "pairs of answers"."""
     loss_unit: ClassVar[str] = ""
     """What a step's loss is counted in; empty where it has no unit."""
     curves: ClassVar[tuple[Curve, ...]] = ()

@@ -24,7 +24,7 @@ from labkit.stages.registry import register
 @register("reinforce", "policy gradient with a moving mean as baseline")
 @dataclass(frozen=True)
 class REINFORCE(PolicyGradient):
-    """Train the fine-tuned model by REINFORCE. Settings: see `PolicyGradient`."""
+    """Train the fine-tuned model by REINFORCE."""
 
     baseline: BaselineChoice = MovingMean()
     loss_mean: LossMean = "constant"

@@ -19,7 +19,7 @@ from labkit.stages.registry import register
 @register("reinforcepp", "REINFORCE++: PPO's clipping, no critic, advantages normalised over the batch")
 @dataclass(frozen=True)
 class REINFORCEPlusPlus(PolicyGradient):
-    """Train the fine-tuned model by REINFORCE++. Settings: see `PolicyGradient`."""
+    """Train the fine-tuned model by REINFORCE++."""
 
     num_generations: Count = 1
     epochs: Count = 2

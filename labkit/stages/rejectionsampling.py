@@ -47,11 +47,18 @@ Selection = Literal["best", "random", "top"]
 @register("rejectionsampling", "fine-tuning on the best of the policy's own answers")
 @dataclass(frozen=True)
 class RejectionSampling(AnswerSelectionStage):
-    """Fine-tune the fine-tuned model on its own answers, chosen by a reward.
+    """Fine-tune the model further on its own answers, chosen by a reward.
 
-    train.batch_size: answers of one batch, `num_generations` to each prompt, of which one in num_generations is learnt.
-    rollout_batches: batches that are drawn together, a round. epochs: how often each is learnt. selection: see the
-    module. reward, temperature, max_new_tokens, compile_rollouts: see `PolicyGradient`.
+    Attributes:
+        num_generations: answers that are sampled to each prompt; one in num_generations is learnt.
+        rollout_batches: batches of answers that are sampled together: a round.
+        epochs: how often the answers of a round are learnt.
+        selection: which answers are learnt: the best to each prompt, the best of a batch whatever their prompts (top),
+            or any one to each prompt (random, the control).
+        reward: who says which answer is best.
+        temperature: sampling temperature.
+        max_new_tokens: tokens after which an answer is cut.
+        compile_rollouts: compile the forward pass that samples: takes half a minute once, worth it for long answers.
     """
 
     train: TrainConfig = TrainConfig()

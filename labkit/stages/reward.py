@@ -45,8 +45,11 @@ LEVELLED = 64
 
 @dataclass(frozen=True)
 class BradleyTerry:
-    """Each pair by itself, those of a ranked list among many others. margin_coef: how far apart two answers must score
-    for each unit by which one was said to be better (Llama 2's margin); in TinyWorld the unit is that of gold.
+    """Each pair by itself; a ranked list is split into its pairs.
+
+    Attributes:
+        margin_coef: how far apart two answers must score for each unit by which one was said to be better (Llama 2's
+            margin); in TinyWorld the unit is that of the gold score.
     """
 
     margin_coef: NonNegative = 0.0
@@ -69,8 +72,9 @@ class PlackettLuce:
 class Ratings:
     """Regression on single answers' ratings, or on their labels as 1 (good) and 0 (bad).
 
-    standardize: the scores that are fitted are ratings less the mean of those trained on, over their standard
-    deviation, so that any scale trains alike and gives rewards of one size; else they are the ratings as they are.
+    Attributes:
+        standardize: fit (rating - mean) / standard deviation, both of the ratings trained on, so that all scales train
+            alike and give rewards of one size; otherwise the ratings as they are.
     """
 
     standardize: bool = True
@@ -132,11 +136,14 @@ def rating_objective(
 class RewardModeling(Stage):
     """Fit a reward model to preference pairs, to ranked lists, or to ratings.
 
-    train.batch_size: pairs; or lists, each of which is as many rows as it has answers; or rated answers. loss:
-    BradleyTerry, AllPairs or PlackettLuce, to which a pair is a list of two; or Ratings. center_rewards_coefficient:
-    the weight of what holds the scores near zero. seed: added to the run's for the order of the data and for the head;
-    reward models that differ by it are an ensemble. head_std: the standard deviation of the head's first weights; 0
-    begins with the fine-tuned model's own opinion, the same in each member.
+    Attributes:
+        loss: what is fitted: each pair by itself (BradleyTerry), ranked lists (AllPairs or PlackettLuce, to which a
+            pair is a list of two), or single answers (Ratings).
+        center_rewards_coefficient: weight of the term that holds the scores near zero.
+        seed: added to the run's seed for the order of the data and for the head; reward models that differ by it make
+            an ensemble.
+        head_std: standard deviation of the head's first weights. At 0 a score begins as the fine-tuned model's own
+            log-probability, the same in each member of an ensemble.
     """
 
     train: TrainConfig = TrainConfig()
@@ -165,6 +172,7 @@ class RewardModeling(Stage):
         "training, an answer's score is its mean log-probability under that model."
     )
     reads = "preferences"
+    batch_unit = "pairs of answers; ranked lists with the loss AllPairs or PlackettLuce; single answers with Ratings"
     leaves = "reward model"
     checks = (overfits_pairs,)
     loss_unit = "nats per choice, or squared error"

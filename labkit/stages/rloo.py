@@ -20,7 +20,7 @@ from labkit.stages.registry import register
 @register("rloo", "REINFORCE with a leave-one-out baseline")
 @dataclass(frozen=True)
 class RLOO(PolicyGradient):
-    """Train the fine-tuned model by RLOO. Settings: see `PolicyGradient`."""
+    """Train the fine-tuned model by RLOO."""
 
     baseline: BaselineChoice = LeaveOneOut()
     loss_mean: LossMean = "constant"

@@ -23,8 +23,11 @@ from labkit.stages.registry import register
 @register("robustdpo", "DPO for labels of which a known share is flipped")
 @dataclass(frozen=True)
 class RobustDPO(PairwisePolicy):
-    """Train the fine-tuned model on preference pairs with noisy labels. beta: how strongly it is kept close to the
-    reference model. label_smoothing: the share of the pairs that is labelled the wrong way round.
+    """Train the fine-tuned model on preference pairs with noisy labels.
+
+    Attributes:
+        beta: how strongly the policy is kept close to the reference model; larger is closer.
+        label_smoothing: share of the pairs that is labelled the wrong way round.
     """
 
     beta: Positive = 0.3

@@ -41,6 +41,7 @@ class SFT(Stage):
         "message instead of continuing it, in the chat format of the conversations."
     )
     reads = "instructions"
+    batch_unit = "conversations; with --instructions rows, each with as many conversations as fit"
     loss_unit = "nats per token"
     objective = staticmethod(next_token_objective)
 

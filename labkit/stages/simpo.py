@@ -23,8 +23,11 @@ from labkit.stages.registry import register
 @register("simpo", "simple preference optimisation, without a reference model")
 @dataclass(frozen=True)
 class SimPO(PairwisePolicy):
-    """Train the fine-tuned model on preference pairs without a reference model. beta: how much a nat a token counts.
-    gamma: the margin between the rewards of the two answers that is asked for.
+    """Train the fine-tuned model on preference pairs without a reference model.
+
+    Attributes:
+        beta: the reward of an answer is beta times its log-probability per token.
+        gamma: margin by which the chosen answer's reward is to exceed the rejected one's.
     """
 
     beta: Positive = 2.0

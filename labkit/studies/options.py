@@ -24,6 +24,17 @@ Combination = Literal["mean", "worst", "deviation"]
 Prompts = Annotated[int, Range(2, 100_000)]
 
 
+NAMED_METHODS: dict[str, tuple[str, str]] = {
+    "rlvr": ("grpo", "GRPO rewarded by the oracle: 1 for a right answer (verifiable rewards)"),
+    "votes": ("grpo", "GRPO rewarded by the annotator's choices themselves, without a reward model"),
+    "rejectionsampling-random": ("rejectionsampling", "the control of rejectionsampling: answers chosen at random"),
+    "dpo-rlaif": ("dpo", "DPO on the best and the worst answer to a prompt, by a judge of written principles"),
+    "dpo-bestworst": ("dpo", "DPO on the best and the worst of all answers to a prompt, in place of answers two by two"),
+    "kto-bestworst": ("kto", "KTO on the same: the best answer is good, the worst is bad"),
+}
+"""The methods of `labkit.studies.methods` that are a stage with other settings or other labels: the stage, a line."""
+
+
 @dataclass(frozen=True)
 class Study:
     """What all studies are asked for."""
@@ -74,10 +85,8 @@ class AlignmentStudy(Study):
     """
 
     methods: Methods = ()
-    """ppo, grpo, dpo …, rlvr (GRPO rewarded by the oracle's verdict), votes, dpo-rlaif (DPO on pairs that a judge
-    labels by written principles), dpo-bestworst and kto-bestworst (on the best and the worst answer to a prompt),
-    and names with another suffix, which have flags of their own (--methods dpo dpo-strict --dpo-strict.beta 0.5); all
-    methods when not given."""
+    """The methods to compare, of those listed below; all of them when not given. A name with a suffix is the same
+    method with flags of its own: --methods dpo dpo-strict --dpo-strict.beta 0.5."""
 
     name = "alignment"
 

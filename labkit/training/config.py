@@ -39,7 +39,8 @@ class TrainConfig:
 
     Attributes:
         steps: optimizer steps.
-        batch_size: rows of one batch, over all processes (B).
+        batch_size: examples in one batch, over all processes (B); each stage's help says what one is: a row of text, a
+            pair of answers, one answer.
         max_length: tokens of one row (T).
         gradient_accumulation_steps: batches added up for one step.
         optimizer: muon (for matrices, AdamW for the rest) or adamw (for all).

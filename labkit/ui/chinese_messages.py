@@ -486,5 +486,13 @@ MESSAGES = {
     "Recipe: the stages train a causal language model, which predicts each token from those before: leave model.causal "
     "True and model.encoder_depth 0.":
         "配方：各阶段训练因果语言模型，由前文预测每个词元：请保持 model.causal 为 True、model.encoder_depth 为 0。",
+    # what a batch counts
+    "train.batch_size counts {}.": "train.batch_size 的计数单位：{0}。",
+    "pairs of answers": "回答对",
+    "pairs of answers, each shown in both orders": "回答对，每对以两种顺序各出现一次",
+    "pairs of answers; ranked lists with the loss AllPairs or PlackettLuce; single answers with Ratings":
+        "回答对；损失为 AllPairs 或 PlackettLuce 时是排序列表，为 Ratings 时是单个回答",
+    "single answers; a pair is two of them": "单个回答；一对算两个",
+    "answers, num_generations to each prompt": "回答，每个提示 num_generations 个",
     "{} must be {}, not {}.": "{0} 须{1}，不能是 {2}。",  # last, for it fits many
 }  # fmt: skip

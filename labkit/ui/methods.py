@@ -31,9 +31,11 @@ def method_choices() -> list[tuple[str, str]]:
     return [(f"{title} ({kind})" if title.lower() != kind else title, kind) for title, kind in found]
 
 
-def about_method(kind: Any) -> str:
-    """A paragraph on a method; '' for none."""
-    return STAGES[kind].about if isinstance(kind, str) and kind in STAGES else ""
+def about_method(kind: Any) -> list[str]:
+    """What a method is, a paragraph, and what a batch of it counts, a sentence; [] for no method."""
+    if not isinstance(kind, str) or kind not in STAGES:
+        return []
+    return [STAGES[kind].about, f"train.batch_size counts {STAGES[kind].batch_unit}."]
 
 
 def _recipe(lab: Lab, preset_or_run: Any) -> Recipe:

@@ -181,10 +181,11 @@ def _new_run(lab: Lab, jobs: Jobs, shown: RunWidgets) -> None:
     inputs: list[Any] = [name, source, stages, seed, method, after, more]
 
     def choose(method: Any, source: Any, more: Any, filled: str) -> tuple[Any, ...]:
-        said, settings = methods.about_method(method), methods.main_settings(lab, source, method)
+        said = "\n\n".join(translate_message(text) for text in methods.about_method(method))
+        settings = methods.main_settings(lab, source, method)
         kept = methods.settings_to_fill_in(more, filled, settings)
         choices = ["", *methods.predecessor_choices(lab, source)]
-        shown = gr.update(value=translate_message(said) if said else "", visible=bool(said))
+        shown = gr.update(value=said, visible=bool(said))
         return shown, kept, settings, gr.update(choices=choices)
 
     def show_command(name: Any, source: Any, stages: Any, seed: Any, method: Any, after: Any, more: Any) -> str:

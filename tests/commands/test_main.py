@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -18,6 +19,8 @@ from labkit.commands.main import main
 from labkit.commands.stage_descriptions import stage_descriptions
 from labkit.runs.folder import Run
 from labkit.stages import STAGES
+from labkit.studies.methods import NAMED_SETTINGS, RELABELLED, method_names, method_stage_name
+from labkit.studies.options import NAMED_METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
@@ -77,9 +80,52 @@ sys.exit(f"{heavy} was loaded" if heavy else 0)
 def test_what_help_reads_in_the_stages_files_is_what_they_say():
     for kind, said in stage_descriptions().items():
         stage = STAGES[kind]
-        assert (said.title, said.about) == (stage.title, stage.about)
+        assert said[1:5] == (stage.title, stage.about, stage.batch_unit, stage.online)
+        assert said.is_policy == (kind in method_names())
     kinds = list(stage_descriptions())
     assert kinds[:3] == ["pretrain", "sft", "reward"] and kinds.index("ppo") < kinds.index("dpo")
+
+
+def test_the_help_of_the_study_lists_every_method_with_those_that_sample_first(capsys):
+    assert main(["study", "alignment", "--help"]) == 0
+    said = capsys.readouterr().out
+    listed = [line.split()[0] for line in said.splitlines() if re.match("  [a-z]", line)]
+    assert sorted(listed) == sorted(method_names()) and listed.index("rlvr") < listed.index("dpo")
+    assert {name: stage for name, (stage, _) in NAMED_METHODS.items()} == {
+        name: method_stage_name(name).partition("-")[0] for name in [*NAMED_SETTINGS, *RELABELLED]
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["run", "--plan", "pretrain,simpo"], ["--simpo.gamma FLOAT", "margin by which", "--pretrain.train.steps"]),
+        (["run", "--plan", "grpo", "--grpo.kl", "KLInReward"], ["--grpo.kl.target", "KLInReward (or NoKL, KLInLoss)"]),
+        (["run", "--plan=dpo,dpo-strict"], ["--dpo-strict.beta", "--dpo.train.batch-size counts pairs of answers."]),
+        (
+            ["study", "alignment", "--methods", "rlvr", "dpo-strict"],
+            ["--grpo-rlvr.reward Verifier", "--dpo-strict.beta"],
+        ),
+        (["study", "rounds", "--method", "rloo"], ["--rloo.num-generations", "to each prompt."]),
+    ],
+)
+def test_help_with_stages_lists_their_settings_which_the_command_takes(arguments, shown, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([*arguments, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(words in said for words in shown) and said.startswith(f"usage: labkit {arguments[0]} ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_with_a_plan_refuses_a_stage_that_is_none(capsys):
+    assert main(["run", "--plan", "sing", "--help"]) == 2
+    assert "There is no stage 'sing'" in capsys.readouterr().err
+
+
+def test_recipe_lists_the_settings_of_a_plan(capsys):
+    assert main(["recipe", "--plan", "pretrain,sft,simpo@sft"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "--plan pretrain,sft,simpo@sft" and "--simpo.gamma 0.5" in lines
 
 
 def test_no_command_prints_the_commands(capsys):

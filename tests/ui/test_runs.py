@@ -186,7 +186,8 @@ def test_every_method_of_the_form_begins_a_run_and_shows_its_command(lab):
     assert methods.with_method(lab, "smoke", [], "ipo", "dpo")[-1] == "ipo@dpo"
     assert methods.with_method(lab, "tiny", ["dpo"], "ipo", None) == ["dpo", "ipo"]
     assert methods.predecessor_choices(lab, "tiny") == ["pretrain", "sft", "ppo", "dpo"]
-    assert methods.about_method("sing") == methods.main_settings(lab, "smoke", None) == ""
+    assert methods.about_method("sing") == [] and methods.main_settings(lab, "smoke", None) == ""
+    assert methods.about_method("dpo")[1] == "train.batch_size counts pairs of answers."
     with pytest.raises(LabError, match="'sing' is not a method"):
         methods.with_method(lab, "smoke", [], "sing", None)
 
