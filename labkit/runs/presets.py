@@ -52,10 +52,13 @@ def plan_templates(recipe: Recipe) -> tuple[PlannedStage, ...]:
 
 def _other_alignment_stages(preset: Recipe) -> tuple[PlannedStage, ...]:
     """Every stage that learns from preferences beside the preset's, where its page says nothing of its training: one
-    that writes answers itself is trained as the preset's PPO is, another as its DPO.
+    that leaves a reward model is trained as the preset's reward model is, one that writes answers itself as its PPO,
+    another as its DPO.
     """
 
     def suggested(stage: Any) -> TrainConfig:
+        if stage.leaves == "reward model":
+            return preset.stages["reward"].train
         train = preset.stages["ppo" if stage.online else "dpo"].train
         return dataclasses.replace(train, adamw_lr=train.adamw_lr * stage.relative_lr)
 
@@ -63,7 +66,7 @@ def _other_alignment_stages(preset: Recipe) -> tuple[PlannedStage, ...]:
     plain = [
         stage
         for stage in policies
-        if stage.leaves == "language model" and not required_fields(stage) and stage().train == TrainConfig()
+        if stage.kind != "reward" and not required_fields(stage) and stage().train == TrainConfig()
     ]
     return make_plan(**{stage.kind: stage(train=suggested(stage)) for stage in plain})
 

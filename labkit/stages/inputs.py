@@ -282,8 +282,19 @@ class StageInputs:
         fit = set(drop_long_pairs(self.tokenizer, [choice.pair for choice in choices], length))
         return [choice for choice in choices if choice.pair in fit]
 
-    def prompts(self, length: int, max_new_tokens: int) -> IndexedPrompts:
-        """What a policy is asked while it trains: prompts that leave room for an answer in `length` tokens."""
+    def check_tasks(self, tasks: Sequence[str], owner: str) -> None:
+        """Raises LabError for kinds of tasks that the world has not; owner: whose setting they are."""
+        for kind in tasks:
+            if kind not in self.world.task_kinds:
+                raise LabError(
+                    f"{owner}: TinyWorld of size {self.world.size.name} has no task {kind!r}; it has "
+                    f"{', '.join(self.world.task_kinds)}."
+                )
+
+    def prompts(self, length: int, max_new_tokens: int, tasks: Sequence[str] = ()) -> IndexedPrompts:
+        """What a policy is asked while it trains: prompts that leave room for an answer in `length` tokens. tasks: of
+        the world's, these kinds alone, where there are any.
+        """
         from labkit.preferences.prompts import DatasetPrompts, WorldPrompts
 
         room = length - max_new_tokens
@@ -295,7 +306,7 @@ class StageInputs:
                 length,
             )
             return given
-        return WorldPrompts(self.tokenizer, self.world, self.annotator, room, self.seed + PROMPT_SEED)
+        return WorldPrompts(self.tokenizer, self.world, self.annotator, room, self.seed + PROMPT_SEED, tasks)
 
     def seed_and_rank_options(self) -> dict[str, Any]:
         """What a source needs to know to share batches and to draw its own."""

@@ -7,7 +7,7 @@ what each token was worth. Then the policy is moved so that what was better than
            + ptx_coef language-model loss
 
     axis              choices
-    reward            RewardModelScore, Verifier, Votes, Custom: who says how good an answer is
+    reward            RewardModelScore, Ensemble, ProcessReward, Verifier, Votes, Custom: who says how good an answer is
     baseline          NoBaseline, MovingMean, GroupMean, LeaveOneOut, ValueModel: what a score is compared with
     whiten            advantages of mean 0 and variance 1 over a whole step
     kl                NoKL, KLInReward, KLInLoss: where it stands, which estimator, fixed or steered to a target
@@ -80,6 +80,7 @@ class PolicyGradientStage(Stage):
     max_kl: float | None = None
     sampler_top_p: float = 1.0
     sampler_precision: str | None = None
+    tasks: tuple[str, ...] = ()
 
     @property
     def off_policy_correction(self) -> OffPolicyCorrection:
@@ -132,6 +133,9 @@ class PolicyGradientStage(Stage):
     def reward_stages(self) -> tuple[str, ...]:
         return self.reward.reward_stages
 
+    def can_read_rewards_of(self, stage: Stage) -> bool:
+        return self.reward.can_read(stage)
+
     def check_settings(self) -> None:
         """Raises LabError for settings that do not go together."""
         check_fields(self)
@@ -159,10 +163,21 @@ class PolicyGradientStage(Stage):
         from labkit.evaluation.policies import held_out_prompts
 
         stage_inputs.check_annotator()
+        self._check_tasks(stage_inputs)
         self.reward.check(stage_inputs)
         check_batch_size(self.train.batch_size, self.num_generations, stage_inputs.world_size)
-        stage_inputs.prompts(self.train.max_length, self.max_new_tokens).prompt_ids(0)
-        held_out_prompts(stage_inputs, config.policy_prompts, self.train.max_length, self.max_new_tokens)
+        stage_inputs.prompts(self.train.max_length, self.max_new_tokens, self.tasks).prompt_ids(0)
+        held_out_prompts(stage_inputs, config.policy_prompts, self.train.max_length, self.max_new_tokens, self.tasks)
+
+    def _check_tasks(self, stage_inputs: StageInputs) -> None:
+        """Raises LabError for kinds of tasks that cannot be asked."""
+        name = type(self).__name__
+        if self.tasks and (stage_inputs.preferences is not None or not stage_inputs.uses_world_data):
+            raise LabError(
+                f"{name}: tasks chooses among TinyWorld's own tasks, and the prompts are those of a file. Leave it "
+                f"empty."
+            )
+        stage_inputs.check_tasks(self.tasks, name)
 
     def initial_model(self, stage_inputs: StageInputs) -> Policy:
         """The fine-tuned model; with a value model, which begins as a copy of the reward model whose scores are the
@@ -184,7 +199,7 @@ class PolicyGradientStage(Stage):
 
     def source(self, stage_inputs: StageInputs, model: Policy) -> BatchSource:
         """Rollouts of the policy, rewarded; the reference is a copy of the policy as it is before the first step."""
-        train, prompts = self.train, stage_inputs.prompts(self.train.max_length, self.max_new_tokens)
+        train, prompts = self.train, stage_inputs.prompts(self.train.max_length, self.max_new_tokens, self.tasks)
         return RolloutSource(
             prompts,
             self.sampler(stage_inputs),
@@ -200,6 +215,7 @@ class PolicyGradientStage(Stage):
             pretraining=Pretrain(train).source(stage_inputs, model) if self.ptx_coef else None,
             max_kl=self.max_kl,
             off_policy_correction=self.off_policy_correction,
+            step_rewards=self.reward.of_steps(stage_inputs, train.precision),
             **stage_inputs.seed_and_rank_options(),
         )
 
@@ -315,6 +331,7 @@ class PolicyGradientStage(Stage):
             self.train.max_length,
             self.max_new_tokens,
             lambda held_out: self.reward.held_out_judge(stage_inputs, held_out),
+            self.tasks,
         )
 
 
@@ -329,7 +346,8 @@ class PolicyGradient(PolicyGradientStage):
     win back. max_kl: the nats per token from the policy that wrote a rollout above which it is left for a new one (see
     `EarlyStop`); None takes all `epochs` steps. sampler_top_p, sampler_precision: draw the answers from the nucleus
     alone, or in another precision than training's (None: the same; bf16 where the hardware has it), which training does
-    not know of; off_policy_correction: what it does about it. The others are axes: see the module.
+    not know of; off_policy_correction: what it does about it. tasks: kinds of TinyWorld's tasks that are asked, as
+    write (a story); of none given, all but stories. The others are axes: see the module.
     """
 
     train: TrainConfig = TrainConfig()
@@ -351,8 +369,9 @@ class PolicyGradient(PolicyGradientStage):
     off_policy_correction: OffPolicyCorrection = NoCorrection()
     sampler_top_p: Part = 1.0
     sampler_precision: Literal["bf16", "fp32"] | None = None
+    tasks: tuple[str, ...] = ()
 
-    added_fields = ("max_kl", "off_policy_correction", "sampler_top_p", "sampler_precision")
+    added_fields = ("max_kl", "off_policy_correction", "sampler_top_p", "sampler_precision", "tasks")
 
     def __post_init__(self) -> None:
         self.check_settings()

@@ -93,6 +93,10 @@ class Stage(ABC):
     """Whether the language model that it leaves answers messages, in the form of a chat."""
     policy: ClassVar[bool] = True
     """Whether the language model that it leaves is one to be asked; a judge's compares what others answer."""
+    scores_answers: ClassVar[bool] = True
+    """Whether the reward model that it leaves gives one score to a whole answer; a process reward model's are of its
+    sentences.
+    """
     loss_unit: ClassVar[str] = ""
     """What a step's loss is counted in; empty where it has no unit."""
     curves: ClassVar[tuple[Curve, ...]] = ()
@@ -111,6 +115,10 @@ class Stage(ABC):
     def reward_stages(self) -> tuple[str, ...]:
         """The stages before it whose reward models it reads by name; the last one is given to it anyhow."""
         return ()
+
+    def can_read_rewards_of(self, stage: Stage) -> bool:
+        """Whether one of `reward_stages` may be this stage."""
+        return stage.leaves == "reward model" and stage.scores_answers
 
     def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
         """Raises LabError when what the stage will read, or be measured on, can be known not to serve it: before it, or
