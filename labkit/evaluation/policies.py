@@ -86,19 +86,20 @@ def policy_metrics(
     max_length: int,
     max_new_tokens: int,
     make_training_judge: Callable[[HeldOutPrompts], Judge | None] | None = None,
+    world_tasks: tuple[str, ...] = (),
 ) -> Metrics:
     """The policy beside the model that it began with on the same held-out prompts, of combinations that training never
     shows: by the oracle where there is one, and by the reward model where the run has made one, which says how well it
     is pleased and not whether that is good. make_training_judge: gives the judge that the policy was trained on, where
-    neither of these is it.
+    neither of these is it. world_tasks: see `held_out_prompts`.
     """
     tokenizer = stage_inputs.tokenizer
-    held_out = held_out_prompts(stage_inputs, num_prompts, max_length, max_new_tokens)
+    held_out = held_out_prompts(stage_inputs, num_prompts, max_length, max_new_tokens, world_tasks)
     tasks, asked, fit = held_out.tasks, held_out.prompt_ids, held_out.length_report
     answers = [
         greedy_answer_ids(model, tokenizer, asked, max_new_tokens),
         stage_inputs.cached(
-            ("answers", num_prompts, max_length, max_new_tokens, stage_inputs.predecessor),
+            ("answers", num_prompts, max_length, max_new_tokens, stage_inputs.predecessor, world_tasks),
             lambda: greedy_answer_ids(stage_inputs.predecessor_model(), tokenizer, asked, max_new_tokens),
         ),
     ]
@@ -131,16 +132,22 @@ class HeldOutPrompts(NamedTuple):
 
 
 def held_out_prompts(
-    stage_inputs: StageInputs, num_prompts: int, max_length: int, max_new_tokens: int
+    stage_inputs: StageInputs,
+    num_prompts: int,
+    max_length: int,
+    max_new_tokens: int,
+    world_tasks: Sequence[str] = (),
 ) -> HeldOutPrompts:
-    """What a policy is measured on, in rows of `max_length` tokens. Raises LabError when none does.
+    """What a policy is measured on, in rows of `max_length` tokens. Raises LabError when none does. world_tasks: of the
+    world's prompts, these kinds alone, where there are any.
 
     A given prompt leaves room for a whole answer; one of the world for its beginning, which is enough to be judged.
     """
     tokenizer, room = stage_inputs.tokenizer, max_length - max_new_tokens
     tasks: list[Task] = []
     if stage_inputs.uses_world_data:
-        tasks = [preference_task(stage_inputs.world, "test", stage_inputs.seed, index) for index in range(num_prompts)]
+        world, seed = stage_inputs.world, stage_inputs.seed
+        tasks = [preference_task(world, "test", seed, index, world_tasks) for index in range(num_prompts)]
         different, room = [task.messages for task in tasks], max_length - 1
     else:
         assert stage_inputs.preferences is not None

@@ -33,6 +33,7 @@ from labkit.losses.rankings import (
     plackett_luce_loss,
     rating_loss,
 )
+from labkit.losses.steps import StepAggregate, StepLoss, answer_log_probability, step_log_probabilities, step_loss
 from labkit.losses.tokens import TokenLoss, entropy, next_token_loss, sum_logprobs, token_logprobs
 from labkit.losses.unpaired import KTOLoss, kto_kl, kto_loss
 
@@ -44,8 +45,11 @@ __all__ = [
     "PairLoss",
     "PreferenceLoss",
     "RankingLoss",
+    "StepAggregate",
+    "StepLoss",
     "TokenLoss",
     "all_pairs_loss",
+    "answer_log_probability",
     "centering_loss",
     "clipped_policy_loss",
     "clipped_value_loss",
@@ -68,6 +72,8 @@ __all__ = [
     "rating_loss",
     "shaped_rewards",
     "simpo_loss",
+    "step_log_probabilities",
+    "step_loss",
     "sum_logprobs",
     "token_logprobs",
     "whiten",

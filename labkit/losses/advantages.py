@@ -100,6 +100,37 @@ def group_advantages(scores: Tensor, num_generations: int, *, divide_by_deviatio
     return centred.view(-1)
 
 
+def group_step_advantages(
+    rewards: Tensor, step_ends: Tensor, num_generations: int, *, divide_by_deviation: bool
+) -> Tensor:
+    """Of rewards of the steps of answers: rewards [B, T] of tokens, step_ends [B, T] bool at the last token of each
+    step, group by group -> [B, T]. A step's reward r is its tokens' sum; it is compared with those of all steps of the
+    group, and a token has what is still to come.
+
+        r~ = (r - mean) / (deviation + 1e-4), or the numerator alone        A[t] = sum of r~ at the ends from t on
+
+    GRPO with process supervision, Shao et al. 2024, https://arxiv.org/abs/2402.03300, 4.1.3. The deviation is the
+    sample's; of a group with one step, or whose steps are rewarded alike, all advantages are 0.
+    """
+    of_steps = _sums_at_ends(rewards, step_ends)
+    groups, ends = (x.view(-1, num_generations * x.shape[-1]) for x in (of_steps, step_ends))
+    counts, lowest = ends.sum(-1, keepdim=True), groups.masked_fill(~ends, torch.inf).amin(-1, keepdim=True)
+    alike = lowest == groups.masked_fill(~ends, -torch.inf).amax(-1, keepdim=True)
+    mean = groups.masked_fill(~ends, 0.0).sum(-1, keepdim=True) / counts.clamp(min=1)
+    centred = torch.where(ends & ~alike, groups - mean, 0.0)
+    if divide_by_deviation:
+        variance = centred.square().sum(-1, keepdim=True) / (counts - 1).clamp(min=1)
+        centred = centred / (variance.sqrt() + 1e-4)
+    return centred.view_as(rewards).flip(-1).cumsum(-1).flip(-1)
+
+
+def _sums_at_ends(x: Tensor, ends: Tensor) -> Tensor:
+    """At each end the sum of x behind the end before it, up to its own; 0 elsewhere: x, ends [B, T] -> [B, T]."""
+    step = torch.zeros_like(ends, dtype=torch.long)
+    step[:, 1:] = ends[:, :-1].cumsum(-1)  # of each token the number of its step
+    return torch.zeros_like(x).scatter_add(-1, step, x).gather(-1, step).masked_fill(~ends, 0.0)
+
+
 def leave_one_out_advantages(scores: Tensor, num_generations: int) -> Tensor:
     """Each answer's score less the mean of the other answers to its prompt: scores [B], groups side by side -> [B].
 

@@ -21,6 +21,9 @@ class RewardModel(nn.Module):
     implies by length (SimPO, Meng et al. 2024, https://arxiv.org/abs/2405.14734, equation 3). A small model that
     answers well cannot say from its last hidden vector alone whether an answer is right; how likely it would have been
     to give that answer itself says most of it.
+
+    As a process reward model it is read at the last token of each step of an answer (`step_scores`), and the mean is
+    over the step's own tokens.
     """
 
     def __init__(self, body: Transformer):
@@ -40,10 +43,27 @@ class RewardModel(nn.Module):
         """A number for each token, [B, T], which knows the tokens up to its own: tokens [B, T]; next_token_mask [B, T],
         True where the *next* token belongs to the answer, as in Batch. prefix_sharing: see `row_hidden_states`.
         """
-        x = row_hidden_states(self.body, tokens, next_token_mask, prefix_sharing)
-        own = self.body.label_logprobs(x[:, :-1], tokens[:, 1:], next_token_mask[:, :-1])  # [B, T - 1]
+        x, own = self._read(tokens, next_token_mask, prefix_sharing)
         means = own.cumsum(-1) / next_token_mask[:, :-1].cumsum(-1).clamp(min=1)
         return self.head(x) + self.logprob_weight * F.pad(means, (1, 0))
+
+    def step_scores(self, tokens: Tensor, next_token_mask: Tensor, step_ends: Tensor) -> Tensor:
+        """A number for each step of an answer, at its last token: tokens, next_token_mask [B, T] as in `forward`;
+        step_ends [B, T] bool -> [B, T], which says nothing elsewhere.
+        """
+        x, own = self._read(tokens, next_token_mask, prefix_sharing=False)
+        sums, counts = F.pad(own.cumsum(-1), (1, 0)), F.pad(next_token_mask[:, :-1].cumsum(-1), (1, 0))
+        # Up to the last step's end: sums of log-probabilities only fall, and counts only grow.
+        sums_before = _shift(sums.masked_fill(~step_ends, 0.0)).cummin(-1).values
+        counts_before = _shift(counts.masked_fill(~step_ends, 0)).cummax(-1).values
+        return self.head(x) + self.logprob_weight * (sums - sums_before) / (counts - counts_before).clamp(min=1)
+
+    def _read(self, tokens: Tensor, next_token_mask: Tensor, prefix_sharing: bool) -> tuple[Tensor, Tensor]:
+        """Hidden states [B, T, D], and the log-probability of each of the answer's tokens after those before it,
+        [B, T - 1], 0 elsewhere.
+        """
+        x = row_hidden_states(self.body, tokens, next_token_mask, prefix_sharing)
+        return x, self.body.label_logprobs(x[:, :-1], tokens[:, 1:], next_token_mask[:, :-1])
 
     def scores_at(
         self, tokens: Tensor, next_token_mask: Tensor, last_token_index: Tensor, prefix_sharing: bool = False
@@ -52,3 +72,8 @@ class RewardModel(nn.Module):
         these tokens.
         """
         return self(tokens, next_token_mask, prefix_sharing).gather(1, last_token_index.unsqueeze(1)).squeeze(1)
+
+
+def _shift(x: Tensor) -> Tensor:
+    """x [B, T] a place later, 0 first."""
+    return F.pad(x[:, :-1], (1, 0))

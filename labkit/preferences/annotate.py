@@ -268,7 +268,7 @@ def _shown_answers(
             raise LabError(f"There is no annotator {name!r}; there are {', '.join(world.profiles)}.")
     tasks = [preference_task(world, split, seed, index) for index in range(num_prompts)]
     with autocast(model.embedding.weight.device, config.precision):
-        answers = _sample_answers(model, tokenizer, tasks, config, seed)
+        answers = sample_task_answers(model, tokenizer, tasks, config, seed)
     texts = [decode_reply(tokenizer, ids).strip() for ids in answers]
     rng = random.Random(f"{split} {seed}")
     for index, task in enumerate(tasks):
@@ -298,7 +298,7 @@ def _some(annotated: list[T], config: AnnotationConfig, num_prompts: int) -> lis
     return annotated
 
 
-def _sample_answers(
+def sample_task_answers(
     model: Transformer, tokenizer: Tokenizer, tasks: Sequence[Task], config: AnnotationConfig, seed: int
 ) -> list[list[int]]:
     """`config.num_generations` answers to each task, one after another, as token ids.
@@ -329,9 +329,11 @@ def _sample_answers(
     )
 
 
-def preference_task(world: World, split: str, seed: int, index: int) -> Task:
-    """A task of any kind but stories to be written, whose length would drown all else."""
-    kinds = [kind for kind in world.task_kinds if kind != "write"]
+def preference_task(world: World, split: str, seed: int, index: int, tasks: Sequence[str] = ()) -> Task:
+    """A task of the kinds in `tasks`, in turn; of none given, of any but stories to be written, whose length would
+    drown all else.
+    """
+    kinds = tasks or [kind for kind in world.task_kinds if kind != "write"]
     return world.task(split, seed, index, kinds[index % len(kinds)])
 
 

@@ -30,10 +30,20 @@ class IndexedPrompts(Protocol):
 
 
 class WorldPrompts:
-    """Tasks of the training split with at most `max_prompt_tokens` tokens, judged under the annotator's profile."""
+    """Tasks of the training split with at most `max_prompt_tokens` tokens, judged under the annotator's profile. tasks:
+    their kinds, see `preference_task`.
+    """
 
-    def __init__(self, tokenizer: Tokenizer, world: World, annotator: str, max_prompt_tokens: int, seed: int):
-        self.tokenizer, self.world, self.seed = tokenizer, world, seed
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        world: World,
+        annotator: str,
+        max_prompt_tokens: int,
+        seed: int,
+        tasks: Sequence[str] = (),
+    ):
+        self.tokenizer, self.world, self.seed, self.tasks = tokenizer, world, seed, tasks
         self.max_prompt_tokens = max_prompt_tokens
         self.profile = world.profiles[annotator]
         self._made = lru_cache(maxsize=1024)(self._make)
@@ -52,7 +62,7 @@ class WorldPrompts:
     def _make(self, index: int) -> tuple[Task, list[int]]:
         """The first task that fits, of those that stand for this index."""
         for attempt in range(100):
-            task = preference_task(self.world, "train", self.seed + attempt, index)
+            task = preference_task(self.world, "train", self.seed + attempt, index, self.tasks)
             ids = encode_prompt(self.tokenizer, task.messages)
             if len(ids) <= self.max_prompt_tokens:
                 return task, ids

@@ -341,8 +341,8 @@ class Run:
         return made[-1] if made else None
 
     def latest_reward_stage(self) -> StageFolder | None:
-        """The last stage that has a reward model; None where none has."""
-        made = [stage for stage in self.stages if stage.trained and not stage.generates_text]
+        """The last stage that has a reward model of whole answers; None where none has."""
+        made = [one for one in self.stages if one.trained and not one.generates_text and one.config.scores_answers]
         return made[-1] if made else None
 
     def latest_language_model_stage(self) -> StageFolder:

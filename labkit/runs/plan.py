@@ -63,9 +63,10 @@ def is_other_run_stage(after: str | None) -> bool:
 
 class StageDependencies(NamedTuple):
     """A stage of a plan and what it builds on. predecessor: what it begins with, a stage of the plan or RUN/STAGE of
-    another run; None for new weights. reward_stage: the last stage before it that leaves a reward model.
-    annotated_stage: the stage, or RUN/STAGE, whose answers the world's annotator compares for it. required_stages:
-    those of these that are stages of the plan and that it cannot do without, the one that it begins with first.
+    another run; None for new weights. reward_stage: the last stage before it that leaves a reward model of whole
+    answers. annotated_stage: the stage, or RUN/STAGE, whose answers the world's annotator compares for it.
+    required_stages: those of these that are stages of the plan and that it cannot do without, the one that it begins
+    with first.
     """
 
     name: str
@@ -90,7 +91,7 @@ def resolve_dependencies(plan: Sequence[PlannedStage], uses_annotator: bool = Tr
         if one.stage.needs_reward_model and judge is None:
             raise LabError(f"{one.name} needs a reward model: put reward before it in the plan.")
         for name in one.stage.reward_stages:
-            if name not in found or found[name].stage.leaves != "reward model":
+            if name not in found or not one.stage.can_read_rewards_of(found[name].stage):
                 raise LabError(f"{one.name} needs the reward model {name}: put {name} before it in the plan.")
         for name in one.stage.teacher_stages:
             _check_teacher(one.name, name, after, found)
@@ -100,7 +101,7 @@ def resolve_dependencies(plan: Sequence[PlannedStage], uses_annotator: bool = Tr
         needed = [after, *judges, *one.stage.teacher_stages, answers if compares else None]
         needs = tuple(dict.fromkeys(name for name in needed if name is not None and not is_other_run_stage(name)))
         found[one.name] = StageDependencies(one.name, one.stage, after, judge, answers if compares else None, needs)
-        judge = one.name if one.stage.leaves == "reward model" else judge
+        judge = one.name if one.stage.leaves == "reward model" and one.stage.scores_answers else judge
     return found
 
 

@@ -52,12 +52,15 @@ def plan_templates(recipe: Recipe) -> tuple[PlannedStage, ...]:
 
 def _other_alignment_stages(preset: Recipe) -> tuple[PlannedStage, ...]:
     """Every stage beside the preset's that learns from preferences or instructions, where its page says nothing of its
-    training. Of preferences: one that writes answers itself is trained as the preset's PPO is, another as its DPO. Of
-    instructions: as its fine-tuning, in rows that have room for an answer as PPO's have.
+    training. Of preferences: one that leaves a reward model is trained as the preset's reward model is, one that writes
+    answers itself as its PPO, another as its DPO. Of instructions: as its fine-tuning, in rows that have room for an
+    answer as PPO's have.
     """
 
     def suggested(stage: Any) -> TrainConfig:
-        sft, ppo, dpo = (preset.stages[name].train for name in ("sft", "ppo", "dpo"))
+        reward, sft, ppo, dpo = (preset.stages[name].train for name in ("reward", "sft", "ppo", "dpo"))
+        if stage.leaves == "reward model":
+            return reward
         if stage.reads == "instructions":
             longest = max(sft.max_length, ppo.max_length)
             return dataclasses.replace(sft, max_length=longest, compile=sft.compile and not stage.online)
@@ -68,7 +71,7 @@ def _other_alignment_stages(preset: Recipe) -> tuple[PlannedStage, ...]:
     plain = [
         stage
         for stage in policies
-        if stage.leaves == "language model" and not required_fields(stage) and stage().train == TrainConfig()
+        if stage.kind != "reward" and not required_fields(stage) and stage().train == TrainConfig()
     ]
     return make_plan(**{stage.kind: stage(train=suggested(stage)) for stage in plain})
 

@@ -22,6 +22,7 @@ from labkit.losses.advantages import (
     discounted_returns,
     gae,
     group_advantages,
+    group_step_advantages,
     leave_one_out_advantages,
     shaped_rewards,
     whiten_together,
@@ -33,9 +34,19 @@ ADAPTIVE_KL_GAIN, ADAPTIVE_KL_CLIP = 0.1, 0.2
 """Ziegler et al. 2019, 2.2: by what share the coefficient grows at most is their product."""
 
 
+class StepRewards(NamedTuple):
+    """Rewards of the steps of B answers: `rewards` [B, T] at the last token of each, 0 elsewhere; `ends` [B, T] bool,
+    True there.
+    """
+
+    rewards: Tensor
+    ends: Tensor
+
+
 class ScoredAnswers(NamedTuple):
     """B answers of T tokens, as credit needs them: the judge's `scores` [B]; `logprobs` of the policy that wrote them,
-    `reference_logprobs`, and the value model's `values`, each [B, T]; `mask` [B, T] True on the answers.
+    `reference_logprobs`, and the value model's `values`, each [B, T]; `mask` [B, T] True on the answers. steps: where
+    each step is rewarded by itself, in the score's place; the scores are then their sums.
     """
 
     scores: Tensor
@@ -43,6 +54,7 @@ class ScoredAnswers(NamedTuple):
     reference_logprobs: Tensor
     values: Tensor
     mask: Tensor
+    steps: StepRewards | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +158,9 @@ class MovingMean(Baseline):
 
 @dataclass(frozen=True)
 class GroupMean(Baseline):
-    """An answer is compared with the mean score of the answers to the same prompt: see `losses.group_advantages`.
+    """An answer is compared with the mean score of the answers to the same prompt: see `losses.group_advantages`. It is
+    one action; where each step is rewarded by itself, it is compared with the mean over the steps of these answers: see
+    `losses.group_step_advantages`.
 
     Attributes:
         divide_by_deviation: divide the difference by the standard deviation of the group's scores.
@@ -157,6 +171,10 @@ class GroupMean(Baseline):
     needs_group: ClassVar[bool] = True
 
     def advantages(self, rewards: Tensor, part: ScoredAnswers, num_generations: int, moving_mean: float) -> Advantages:
+        if part.steps is not None:
+            options = {"divide_by_deviation": self.divide_by_deviation}
+            steps = group_step_advantages(rewards, part.steps.ends, num_generations, **options) * part.mask
+            return Advantages(steps, discounted_returns(rewards, part.mask, gamma=1.0))
         scores = rewards.sum(-1)
         found = group_advantages(scores, num_generations, divide_by_deviation=self.divide_by_deviation)
         return _for_all_tokens(found, scores, part.mask)
@@ -249,9 +267,11 @@ class Credit:
 
     def _of(self, part: ScoredAnswers, moving_mean: float) -> Advantages:
         estimator = self.kl.estimator if isinstance(self.kl, KLInReward) else "k1"
+        at_the_end = part.scores if part.steps is None else torch.zeros_like(part.scores)
         rewards = shaped_rewards(
-            part.scores, part.logprobs, part.reference_logprobs, part.mask, kl_coef=self.kl_coef, estimator=estimator
+            at_the_end, part.logprobs, part.reference_logprobs, part.mask, kl_coef=self.kl_coef, estimator=estimator
         )
+        rewards = rewards if part.steps is None else rewards + part.steps.rewards
         return self.baseline.advantages(rewards, part, self.num_generations, moving_mean)
 
     def _update_state(self, mean_score: float, kl: float) -> None:

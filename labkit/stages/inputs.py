@@ -284,8 +284,19 @@ class StageInputs:
         fit = set(drop_long_pairs(self.tokenizer, [choice.pair for choice in choices], length))
         return [choice for choice in choices if choice.pair in fit]
 
-    def prompts(self, length: int, max_new_tokens: int) -> IndexedPrompts:
-        """What a policy is asked while it trains: prompts that leave room for an answer in `length` tokens."""
+    def check_tasks(self, tasks: Sequence[str], owner: str) -> None:
+        """Raises LabError for kinds of tasks that the world has not; owner: whose setting they are."""
+        for kind in tasks:
+            if kind not in self.world.task_kinds:
+                raise LabError(
+                    f"{owner}: TinyWorld of size {self.world.size.name} has no task {kind!r}; it has "
+                    f"{', '.join(self.world.task_kinds)}."
+                )
+
+    def prompts(self, length: int, max_new_tokens: int, tasks: Sequence[str] = ()) -> IndexedPrompts:
+        """What a policy is asked while it trains: prompts that leave room for an answer in `length` tokens. tasks: of
+        the world's, these kinds alone, where there are any.
+        """
         from labkit.preferences.prompts import DatasetPrompts, WorldPrompts
 
         room = length - max_new_tokens
@@ -297,7 +308,7 @@ class StageInputs:
                 length,
             )
             return given
-        return WorldPrompts(self.tokenizer, self.world, self.annotator, room, self.seed + PROMPT_SEED)
+        return WorldPrompts(self.tokenizer, self.world, self.annotator, room, self.seed + PROMPT_SEED, tasks)
 
     def conversation_prompts(self, length: int, max_new_tokens: int, split: str = "train") -> IndexedPrompts:
         """The beginnings of conversations, of the training data or held out ("validation"), that leave room for an

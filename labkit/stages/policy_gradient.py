@@ -7,7 +7,7 @@ what each token was worth. Then the policy is moved so that what was better than
            + ptx_coef language-model loss
 
     axis              choices
-    reward            RewardModelScore, Verifier, Votes, Custom: who says how good an answer is
+    reward            RewardModelScore, Ensemble, ProcessReward, Verifier, Votes, Custom: who says how good an answer is
     baseline          NoBaseline, MovingMean, GroupMean, LeaveOneOut, ValueModel: what a score is compared with
     whiten            advantages of mean 0 and variance 1 over a whole step
     kl                NoKL, KLInReward, KLInLoss: where it stands, which estimator, fixed or steered to a target
@@ -84,6 +84,7 @@ class PolicyGradientStage(Stage):
     sampler_top_p: float = 1.0
     sampler_precision: str | None = None
     prompt_offset: int = 0
+    tasks: tuple[str, ...] = ()
 
     rollout_source: ClassVar[type[RolloutSource]] = RolloutSource
 
@@ -139,6 +140,9 @@ class PolicyGradientStage(Stage):
     def reward_stages(self) -> tuple[str, ...]:
         return self.reward.reward_stages
 
+    def can_read_rewards_of(self, stage: Stage) -> bool:
+        return self.reward.can_read(stage)
+
     def check_settings(self) -> None:
         """Raises LabError for settings that do not go together."""
         check_fields(self)
@@ -166,14 +170,26 @@ class PolicyGradientStage(Stage):
         from labkit.evaluation.policies import held_out_prompts
 
         stage_inputs.check_annotator()
+        self._check_tasks(stage_inputs)
         self.reward.check(stage_inputs)
         check_batch_size(self.train.batch_size, self.num_generations, stage_inputs.world_size)
         self.prompts(stage_inputs).prompt_ids(0)
-        held_out_prompts(stage_inputs, config.policy_prompts, self.train.max_length, self.max_new_tokens)
+        held_out_prompts(stage_inputs, config.policy_prompts, self.train.max_length, self.max_new_tokens, self.tasks)
+
+    def _check_tasks(self, stage_inputs: StageInputs) -> None:
+        """Raises LabError for kinds of tasks that cannot be asked."""
+        name = type(self).__name__
+        if self.tasks and (stage_inputs.preferences is not None or not stage_inputs.uses_world_data):
+            raise LabError(
+                f"{name}: tasks chooses among TinyWorld's own tasks, and the prompts are those of a file. Leave it "
+                f"empty."
+            )
+        stage_inputs.check_tasks(self.tasks, name)
 
     def prompts(self, stage_inputs: StageInputs) -> IndexedPrompts:
         """What the policy is asked while it trains."""
-        return OffsetPrompts(stage_inputs.prompts(self.train.max_length, self.max_new_tokens), self.prompt_offset)
+        prompts = stage_inputs.prompts(self.train.max_length, self.max_new_tokens, self.tasks)
+        return OffsetPrompts(prompts, self.prompt_offset)
 
     def initial_model(self, stage_inputs: StageInputs) -> Policy:
         """The fine-tuned model; with a value model, which begins as a copy of the reward model whose scores are the
@@ -211,6 +227,7 @@ class PolicyGradientStage(Stage):
             pretraining=Pretrain(train).source(stage_inputs, model) if self.ptx_coef else None,
             max_kl=self.max_kl,
             off_policy_correction=self.off_policy_correction,
+            step_rewards=self.reward.of_steps(stage_inputs, train.precision),
             **stage_inputs.seed_and_rank_options(),
         )
 
@@ -342,6 +359,7 @@ class PolicyGradientStage(Stage):
             self.train.max_length,
             self.max_new_tokens,
             lambda held_out: self.reward.held_out_judge(stage_inputs, held_out),
+            self.tasks,
         )
 
 
@@ -375,6 +393,7 @@ class PolicyGradient(PolicyGradientStage):
             off_policy_correction corrects it.
         sampler_precision: precision of the sampling; None: that of training.
         prompt_offset: the index of the first prompt, so that a policy that goes on from another is asked other prompts.
+        tasks: kinds of TinyWorld's tasks that are asked, as write (a story); of none given, all but stories.
     """
 
     train: TrainConfig = TrainConfig()
@@ -397,8 +416,12 @@ class PolicyGradient(PolicyGradientStage):
     sampler_top_p: Part = 1.0
     sampler_precision: Literal["bf16", "fp32"] | None = None
     prompt_offset: CountOrNone = 0
+    tasks: tuple[str, ...] = ()
 
-    added_fields = ("max_kl", "off_policy_correction", "sampler_top_p", "sampler_precision", "prompt_offset")
+    added_fields = (
+        *("max_kl", "off_policy_correction", "sampler_top_p", "sampler_precision"),
+        *("prompt_offset", "tasks"),
+    )
 
     def __post_init__(self) -> None:
         self.check_settings()

@@ -100,6 +100,10 @@ class Stage(ABC):
     """Whether the language model that it leaves is one to be asked; a judge's compares what others answer."""
     batch_unit: ClassVar[str] = "rows"
     """What train.batch_size counts: "pairs of answers"."""
+    scores_answers: ClassVar[bool] = True
+    """Whether the reward model that it leaves gives one score to a whole answer; a process reward model's are of its
+    sentences.
+    """
     loss_unit: ClassVar[str] = ""
     """What a step's loss is counted in; empty where it has no unit."""
     curves: ClassVar[tuple[Curve, ...]] = ()
@@ -125,6 +129,10 @@ class Stage(ABC):
         of other runs. An empty name is a teacher that was not chosen.
         """
         return ()
+
+    def can_read_rewards_of(self, stage: Stage) -> bool:
+        """Whether one of `reward_stages` may be this stage."""
+        return stage.leaves == "reward model" and stage.scores_answers
 
     def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
         """Raises LabError when what the stage will read, or be measured on, can be known not to serve it: before it, or

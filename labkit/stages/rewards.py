@@ -16,13 +16,16 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from functools import cache
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import torch
+from torch.nn.functional import logsigmoid
 
 from labkit.configs import check_fields
 from labkit.errors import LabError
 from labkit.evaluation.judges import Mean, MeanLessDeviation, Worst, reward_ensemble, reward_judge
+from labkit.evaluation.steps import answer_score, score_drawn_steps
 from labkit.machine import uses_bf16
 from labkit.text.chat import decode_reply, without_end_token
 from labkit.training.engine import make_parallel_eval_engine
@@ -31,14 +34,27 @@ from labkit.training.processes import accelerator
 if TYPE_CHECKING:
     from labkit.decoding import Judge
     from labkit.evaluation.policies import HeldOutPrompts
+    from labkit.model.reward_model import RewardModel
     from labkit.preferences.prompts import IndexedPrompts
     from labkit.stages.inputs import StageInputs
+    from labkit.stages.registry import Stage
     from labkit.stages.sampling import Samples
     from labkit.text.tokenizer import Tokenizer
     from labkit.world import GoldScore
 
 RewardOfSamples = Callable[[Sequence[int], "Samples"], Sequence[float]]
 """(the index of each prompt, the answers drawn) -> a number for each answer."""
+
+
+class StepReward(NamedTuple):
+    """What a step of a drawn answer is worth. end: the place of its last token in the answer."""
+
+    end: int
+    reward: float
+
+
+StepRewardsOfSamples = Callable[["Samples"], Sequence[Sequence[StepReward]]]
+"""(the answers drawn) -> the rewards of the steps of each."""
 
 
 class Reward(ABC):
@@ -50,6 +66,10 @@ class Reward(ABC):
     def reward_stages(self) -> tuple[str, ...]:
         """The stages of the plan whose reward models it reads by name."""
         return ()
+
+    def can_read(self, stage: Stage) -> bool:
+        """Whether one of `reward_stages` may be this stage."""
+        return stage.leaves == "reward model" and stage.scores_answers
 
     def check_group(self, num_generations: int) -> None:
         """Raises LabError where so many answers to a prompt cannot be rewarded."""
@@ -68,6 +88,10 @@ class Reward(ABC):
     @abstractmethod
     def of_samples(self, stage_inputs: StageInputs, prompts: IndexedPrompts, precision: str) -> RewardOfSamples:
         """Rewards of answers to these prompts."""
+
+    def of_steps(self, stage_inputs: StageInputs, precision: str) -> StepRewardsOfSamples | None:
+        """Rewards of the steps of answers; None where an answer is rewarded as a whole."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -137,6 +161,84 @@ class Ensemble(Reward):
             return self.combine(torch.tensor([scores(indices, samples) for scores in scores_of])).tolist()
 
         return rewards
+
+
+@dataclass(frozen=True)
+class ProcessReward(Reward):
+    """The process reward model of a stage: the log-probability that the sentences of an answer are correct.
+
+        labkit run --plan pretrain,sft,prm,grpo --grpo.reward ProcessReward
+
+    placement: each sentence's at its last token ("steps"), so that a token is credited with what comes after it; or one
+    number at the answer's last token, made of the sentences by their product, their minimum or the last one (see
+    `losses.answer_log_probability`). The sum of "steps" is the log of the product. A log-probability is at most 0, so
+    that no sentence pays for being said; of probabilities, which are above 0, each one more would.
+    """
+
+    stage: str = "prm"
+    placement: Literal["steps", "product", "min", "last"] = "steps"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def reward_stages(self) -> tuple[str, ...]:
+        return (self.stage,)
+
+    def can_read(self, stage: Stage) -> bool:
+        return stage.leaves == "reward model" and not stage.scores_answers
+
+    def held_out_judge(self, stage_inputs: StageInputs, held_out: HeldOutPrompts) -> Judge:
+        model, tokenizer = self._model(stage_inputs), stage_inputs.tokenizer
+
+        def judge(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[float]:
+            return self._together(score_drawn_steps(model, tokenizer, prompts, answers)[0])
+
+        return judge
+
+    def of_samples(self, stage_inputs: StageInputs, prompts: IndexedPrompts, precision: str) -> RewardOfSamples:
+        """The model is read when it is first asked: where steps are rewarded, it is not."""
+        scored = cache(lambda: self._scored(stage_inputs, precision))
+        return lambda indices, samples: self._together(scored()(samples)[0])
+
+    def of_steps(self, stage_inputs: StageInputs, precision: str) -> StepRewardsOfSamples | None:
+        if self.placement != "steps":
+            return None
+        scored = self._scored(stage_inputs, precision)
+
+        def rewards(samples: Samples) -> list[list[StepReward]]:
+            both = zip(*scored(samples), strict=True)
+            return [list(map(StepReward, ends, logsigmoid(scores).tolist())) for scores, ends in both]
+
+        return rewards
+
+    def _together(self, scores: Sequence[torch.Tensor]) -> list[float]:
+        """A number for each answer."""
+        aggregate = "product" if self.placement == "steps" else self.placement
+        return [answer_score(one, aggregate) for one in scores]
+
+    def _model(self, stage_inputs: StageInputs) -> RewardModel:
+        return stage_inputs.for_stage(stage_inputs.predecessor, self.stage).reward_model()
+
+    def _scored(
+        self, stage_inputs: StageInputs, precision: str
+    ) -> Callable[[Samples], tuple[list[torch.Tensor], list[list[int]]]]:
+        """What scores the sentences of drawn answers, by as many processes as hold the model's weights."""
+        tokenizer, device = stage_inputs.tokenizer, accelerator().device
+        engine = make_parallel_eval_engine(self._model(stage_inputs), device, uses_bf16(precision, device))
+
+        def scored(samples: Samples) -> tuple[list[torch.Tensor], list[list[int]]]:
+            found = engine.call_with_weights(
+                lambda model: score_drawn_steps(model, tokenizer, samples.prompts, samples.completions)
+            )
+            if not all(bool(scores.isfinite().all()) for scores in found[0]):
+                raise LabError(
+                    f"The process reward model {self.stage} gave a sentence a score that is no number. Its weights are "
+                    f"damaged, or its training diverged: train it again (--again) at a lower learning rate."
+                )
+            return found
+
+        return scored
 
 
 class OracleReward(Reward):
@@ -278,4 +380,4 @@ class Custom(Reward):
         return REWARD_FUNCTIONS[self.function]
 
 
-RewardChoice = RewardModelScore | Ensemble | Verifier | Votes | Custom
+RewardChoice = RewardModelScore | Ensemble | ProcessReward | Verifier | Votes | Custom

@@ -20,10 +20,10 @@ from labkit.model.actor_critic import ActorCritic, actor_critic_output, actor_of
 from labkit.model.prefix_sharing import row_hidden_states
 from labkit.model.transformer import Transformer
 from labkit.preferences.prompts import IndexedPrompts
-from labkit.stages.credit import Credit, ScoredAnswers, ValueModel
+from labkit.stages.credit import Credit, ScoredAnswers, StepRewards, ValueModel
 from labkit.stages.early_stop import EarlyStop
 from labkit.stages.off_policy import OffPolicyCorrection, importance_weights, mismatch_metrics
-from labkit.stages.rewards import RewardOfSamples
+from labkit.stages.rewards import RewardOfSamples, StepRewardsOfSamples
 from labkit.stages.sampling import Sampler, Samples
 from labkit.text.batch import Batch
 from labkit.text.chat import without_end_token
@@ -102,6 +102,7 @@ class RolloutSource:
     what is written depends on the weights alone. What a stop would lose is the batches between their first use and
     their last, and what credit has learnt of earlier ones: that is the state. pretraining: a source that holds no
     state, of whose text a batch goes with each step's. prefix_sharing: see `TrainConfig`. max_kl: see `EarlyStop`.
+    step_rewards: rewards each step of an answer, in place of `reward`; an answer's score is then their sum.
     """
 
     def __init__(
@@ -121,13 +122,14 @@ class RolloutSource:
         pretraining: BatchSource | None = None,
         max_kl: float | None = None,
         off_policy_correction: OffPolicyCorrection,
+        step_rewards: StepRewardsOfSamples | None = None,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ):
         check_batch_size(batch_size, num_generations, world_size)
         self.prompts, self.sampler, self.reward, self.credit = prompts, sampler, reward, credit
-        self.pretraining = pretraining
+        self.pretraining, self.step_rewards = pretraining, step_rewards
         self.early_stop = EarlyStop(max_kl, epochs, gradient_accumulation_steps) if max_kl is not None else None
         device = accelerator().device
         self.reference = make_parallel_eval_engine(reference, device, uses_bf16(precision, device))
@@ -275,8 +277,20 @@ class RolloutSource:
             x, values = actor_critic_output(model, batch.inputs, batch.mask, self.prefix_sharing)
             logprobs = self.sampler.completion_logprobs(actor_of(model), x, batch)
             reference_logprobs = self.reference.call_with_weights(self._logprobs, batch)
-            scores = torch.tensor(self._rewards(number, samples), device=device)
-        return ScoredAnswers(scores, logprobs, reference_logprobs, values, batch.mask)
+            steps = self._step_rewards(samples) if self.step_rewards is not None else None
+            scores = steps.rewards.sum(-1) if steps else torch.tensor(self._rewards(number, samples), device=device)
+        return ScoredAnswers(scores, logprobs, reference_logprobs, values, batch.mask, steps)
+
+    def _step_rewards(self, samples: Samples) -> StepRewards:
+        """The rewards of an answer's steps, at the tokens that end them."""
+        assert self.step_rewards is not None
+        rewards = torch.zeros(samples.batch.mask.shape)
+        ends = torch.zeros_like(rewards, dtype=torch.bool)
+        for row, (prompt, steps) in enumerate(zip(samples.prompts, self.step_rewards(samples), strict=True)):
+            places = [len(prompt) - 1 + step.end for step in steps]  # a token is the label at the place before its own
+            rewards[row, places] = torch.tensor([step.reward for step in steps])
+            ends[row, places] = True
+        return StepRewards(rewards.to(samples.batch.mask.device), ends.to(samples.batch.mask.device))
 
     def _sampler_logprobs(self, model: Policy, batch: Batch) -> Tensor:
         actor = actor_of(model)

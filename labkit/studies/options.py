@@ -29,7 +29,10 @@ NAMED_METHODS: dict[str, tuple[str, str]] = {
     "votes": ("grpo", "GRPO rewarded by the annotator's choices themselves, without a reward model"),
     "rejectionsampling-random": ("rejectionsampling", "the control of rejectionsampling: answers chosen at random"),
     "dpo-rlaif": ("dpo", "DPO on the best and the worst answer to a prompt, by a judge of written principles"),
-    "dpo-bestworst": ("dpo", "DPO on the best and the worst of all answers to a prompt, in place of answers two by two"),
+    "dpo-bestworst": (
+        "dpo",
+        "DPO on the best and the worst of all answers to a prompt, in place of answers two by two",
+    ),
     "kto-bestworst": ("kto", "KTO on the same: the best answer is good, the worst is bad"),
 }
 """The methods of `labkit.studies.methods` that are a stage with other settings or other labels: the stage, a line."""

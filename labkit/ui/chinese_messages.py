@@ -55,6 +55,22 @@ MESSAGES = {
     "The reward model {} gave {} for the answer {}. Its weights are damaged, or its training diverged: train it again "
     "(--again) at a lower learning rate.":
         "奖励模型 {0} 给回答 {2} 的分数是 {1}。它的权重已损坏，或训练发散：请以更小的学习率重新训练它（--again）。",
+    "The process reward model {} gave a sentence a score that is no number. Its weights are damaged, or its training "
+    "diverged: train it again (--again) at a lower learning rate.":
+        "过程奖励模型 {0} 给一个句子的分数不是数。它的权重已损坏，或训练发散：请以更小的学习率重新训练它（--again）。",
+    "ProcessRewardModeling: answers of {} tokens leave no room for a prompt: train.max_length is {}. Lower "
+    "labelled.max_new_tokens, or raise train.max_length.":
+        "ProcessRewardModeling：{0} 个词元的回答没有给提示留下空间：train.max_length 为 {1}。请减小 "
+        "labelled.max_new_tokens，或加大 train.max_length。",
+    "ProcessRewardModeling: the oracle can label sentences of answers to TinyWorld's own tasks only, and this run "
+    "learns from files. Take prm out of the plan.":
+        "ProcessRewardModeling：只有对 TinyWorld 自己任务的回答，其句子才能由神谕标注，而本次运行使用文件中的数据。"
+        "请从计划中去掉 prm。",
+    "StepLabelConfig: tasks must name a kind of task or more, as write or where.":
+        "StepLabelConfig：tasks 须至少列出一种任务，如 write 或 where。",
+    "{}: tasks chooses among TinyWorld's own tasks, and the prompts are those of a file. Leave it empty.":
+        "{0}：tasks 只能在 TinyWorld 自己的任务中选择，而提示来自文件。请留空。",
+    "{}: TinyWorld of size {} has no task {}; it has {}.": "{0}：大小为 {1} 的 TinyWorld 没有任务 {2}；有 {3}。",
     "The reward function {} gave {} for the answer {} to {}. A reward must be a finite number.":
         "奖励函数 {0} 给 {3} 的回答 {2} 的奖励是 {1}。奖励必须是有限数。",
     "The reward function {} failed on {}: {}": "奖励函数 {0} 在 {1} 上出错：{2}",

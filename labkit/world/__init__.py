@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from labkit.errors import LabError
 from labkit.world.answers import AnswerGrammar
-from labkit.world.check import StoryCheck, check_story
+from labkit.world.check import StoryCheck, StorySentence, check_story, read_story
 from labkit.world.corpus import DocumentAndTaskGenerator
 from labkit.world.events import Event, WorldState, kinds_in_size
 from labkit.world.grammar import Grammar
 from labkit.world.lexicon import Lexicon, load_size
-from labkit.world.oracle import GoldScore, gold_score
+from labkit.world.oracle import GoldScore, StepLabel, gold_score, label_steps
 from labkit.world.plots import StoryGenerator
 from labkit.world.profiles import Annotator, load_annotators
 from labkit.world.splits import WordPairSplits, check_split
@@ -28,10 +28,12 @@ __all__ = [
     "Annotator",
     "GoldScore",
     "WorldState",
+    "StepLabel",
     "StoryCheck",
     "Task",
     "World",
     "gold_score",
+    "label_steps",
     "remove_story_from_prompt",
 ]
 
@@ -87,3 +89,7 @@ class World:
     def check(self, text: str) -> StoryCheck:
         """How much of a story is grammatical, and how many of its events can happen."""
         return check_story(text, self.grammar, self.kinds, self.lexicon)
+
+    def read_story(self, text: str) -> list[StorySentence]:
+        """The sentences of a story, and what is wrong with each."""
+        return list(read_story(text, self.grammar, self.kinds, self.lexicon))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from labkit.world.events import EventKind, WorldState, apply_event, unmet_precondition
+from labkit.world.events import Event, EventKind, WorldState, apply_event, unmet_precondition
 from labkit.world.grammar import Grammar, PronounReferents, split_sentences
 from labkit.world.lexicon import Lexicon
 
@@ -20,28 +21,38 @@ class StoryCheck(NamedTuple):
     problems: tuple[str, ...]
 
 
-def check_story(text: str, grammar: Grammar, kinds: dict[str, EventKind], lexicon: Lexicon) -> StoryCheck:
-    """Read a story sentence by sentence in the state that it has reached.
+class StorySentence(NamedTuple):
+    """A sentence of a story. event: what it states, None where it does not parse. problem: what is wrong with it, empty
+    where it states an event that can happen in the state that the story has reached.
+    """
 
-    An event is possible when its kind's needs hold then. One that is not is counted, once, and taken at its word: the
-    story goes on from what it says. Facts about the world count as events that the lexicon allows or not. A sentence
-    that does not parse is no event.
+    text: str
+    event: Event | None
+    problem: str
+
+
+def read_story(text: str, grammar: Grammar, kinds: dict[str, EventKind], lexicon: Lexicon) -> Iterator[StorySentence]:
+    """A story sentence by sentence, each in the state that those before it have reached.
+
+    An event is possible when its kind's needs hold then. One that is not is taken at its word: the story goes on from
+    what it says. Facts about the world count as events that the lexicon allows or not. A sentence that does not parse
+    is no event.
     """
     state, referents = WorldState(lexicon.facts), PronounReferents()
-    parsed = possible = 0
-    problems: list[str] = []
-    lines = split_sentences(text)
-    for line in lines:
+    for line in split_sentences(text):
         reading = grammar.parse(line, referents)
         if reading is None:
-            problems.append(f"not a TinyWorld sentence: {line}")
+            yield StorySentence(line, None, f"not a TinyWorld sentence: {line}")
             continue
-        parsed += 1
         kind = kinds[reading.event.kind]
         reason = unmet_precondition(kind, reading.event, state)
         apply_event(kind, reading.event, state)
-        if reason is None:
-            possible += 1
-        else:
-            problems.append(f"not possible: {line} ({reason})")
-    return StoryCheck(len(lines), parsed, parsed, possible, tuple(problems))
+        yield StorySentence(line, reading.event, f"not possible: {line} ({reason})" if reason is not None else "")
+
+
+def check_story(text: str, grammar: Grammar, kinds: dict[str, EventKind], lexicon: Lexicon) -> StoryCheck:
+    """How many sentences of a story parse, and how many of their events can happen: see `read_story`."""
+    read = list(read_story(text, grammar, kinds, lexicon))
+    parsed = sum(one.event is not None for one in read)
+    problems = tuple(one.problem for one in read if one.problem)
+    return StoryCheck(len(read), parsed, parsed, sum(not one.problem for one in read), problems)

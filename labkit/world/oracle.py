@@ -12,6 +12,8 @@
 
 `style` is the profile's weighting of complete, polite and concise. Where the answer drowns among more than three
 statements it does not count as given: a copied story answers nothing.
+
+`label_steps` says the same of each sentence by itself, for process supervision.
 """
 
 from __future__ import annotations
@@ -55,15 +57,46 @@ def gold_score(world: World, task: Task, response: str, annotator: Annotator) ->
     response = response.strip()
     if not response:
         return GoldScore(0, 0, 1, 0, 1, 0, 0, 0, ("the answer is empty",))
+    return _total(_measured(world, task, response), response, annotator, task)
+
+
+class StepLabel(NamedTuple):
+    """A sentence of a response, and whether it is correct."""
+
+    sentence: str
+    correct: bool
+
+
+def label_steps(world: World, task: Task, response: str) -> list[StepLabel]:
+    """Whether each sentence of a response is correct: it parses, was not said before, and what it asserts is true of
+    the story that was asked about; in a story to be written, its event can happen when it is said.
+
+    The last one is correct only where the whole response is right, too: it ends an answer that answers, as the last
+    step of a solution holds the solution's answer (Uesato et al. 2022, https://arxiv.org/abs/2211.14275). An empty
+    response is one step, "", which is not.
+    """
+    response = response.strip()
+    if not response:
+        return [StepLabel("", False)]
+    said = world.answers.parse_response(
+        response, task.question, world.answers.pronoun_referents(task.question) if task.question else {}
+    )
+    fresh, true = _fresh(said, 2 if task.kind == "write" else 1), _true_sentences(world, task, said, response)
+    correct = [one.understood and new and holds for one, new, holds in zip(said, fresh, true, strict=True)]
+    correct[-1] = correct[-1] and _measured(world, task, response).right == 1
+    return [StepLabel(one.sentence, label) for one, label in zip(said, correct, strict=True)]
+
+
+def _true_sentences(world: World, task: Task, said: list[ParsedSentence], response: str) -> list[bool]:
+    """Of each sentence, whether what it asserts, if anything, is so."""
     if task.kind == "write":
-        measures = _story(world, task, response)
-    elif task.kind == "refuse":
-        measures = _refusal(world, response)
-    elif task.kind == "retell":
-        measures = _retelling(world, task, response)
-    else:
-        measures = _answer(world, task, response)
-    return _total(measures, response, annotator, task)
+        read = world.read_story(response)
+        return [one.event is None or not sentence.problem for one, sentence in zip(said, read, strict=True)]
+    if task.kind == "refuse":
+        return [one.event is None for one in said]
+    if task.kind == "retell":
+        return [one.event is None or _true(world, task, one.event) for one in said]
+    return [assertion is None or assertion.true for assertion in _assertions(world, task, said)]
 
 
 class ProfileIndependentScores(NamedTuple):
@@ -76,6 +109,15 @@ class ProfileIndependentScores(NamedTuple):
     consistent: float
     polite: float
     reasons: list[str]
+
+
+def _measured(world: World, task: Task, response: str) -> ProfileIndependentScores:
+    """Of a response that is not empty."""
+    if task.kind == "write":
+        return _story(world, task, response)
+    if task.kind == "refuse":
+        return _refusal(world, response)
+    return (_retelling if task.kind == "retell" else _answer)(world, task, response)
 
 
 def _total(m: ProfileIndependentScores, response: str, profile: Annotator, task: Task) -> GoldScore:
@@ -95,41 +137,75 @@ def _total(m: ProfileIndependentScores, response: str, profile: Annotator, task:
 
 def _fluent(said: list[ParsedSentence], why: list[str], often: int = 1) -> float:
     """Share of the sentences that are English of this world and were not said `often` times before."""
-    seen: Counter[str] = Counter()
     good = 0
-    for one in said:
+    for one, fresh in zip(said, _fresh(said, often), strict=True):
         if not one.understood:
             why.append(f"not a TinyWorld sentence: {one.sentence}")
-        elif seen[one.sentence] >= often:
+        elif not fresh:
             why.append(f"repeated: {one.sentence}")
         else:
             good += 1
-        seen[one.sentence] += 1
     return good / len(said)
 
 
-def _answer(world: World, task: Task, response: str) -> ProfileIndependentScores:
-    """A response to a question."""
-    question, told = task.question, task.source_story
-    assert question is not None and told is not None
-    why: list[str] = []
-    said = world.answers.parse_response(response, question, world.answers.pronoun_referents(question))
-    claims: list[Any] = []
-    asserted = supported = extra = 0
+def _fresh(said: list[ParsedSentence], often: int) -> list[bool]:
+    """Of each sentence, whether it was said fewer than `often` times before."""
+    seen: Counter[str] = Counter()
+    fresh = []
+    for one in said:
+        fresh.append(seen[one.sentence] < often)
+        seen[one.sentence] += 1
+    return fresh
+
+
+class Assertion(NamedTuple):
+    """What a sentence of an answer asserts. claim: the value that it gives to what was asked; None where it speaks of
+    something else. true: whether that is so and, where it is no answer, to the point.
+    """
+
+    claim: Any
+    true: bool
+
+
+def _assertions(world: World, task: Task, said: list[ParsedSentence]) -> list[Assertion | None]:
+    """Of each sentence of an answer to a question; None where it asserts nothing."""
+    question = task.question
+    assert question is not None
+    found: list[Assertion | None] = []
+    answered = False
     for one in said:
         claim: Any = one.fragment_value
         if one.event is not None:
             claim = one.event if question.value_is_event else question.stated_value(one.event)
         elif claim is None:
+            found.append(None)
+            continue
+        if claim is not None and not (question.value_is_event and answered):
+            found.append(Assertion(claim, claim == question.value))
+            answered = True
+        else:
+            found.append(Assertion(None, _true(world, task, one.event) and _to_the_point(question, one.event)))
+    return found
+
+
+def _answer(world: World, task: Task, response: str) -> ProfileIndependentScores:
+    """A response to a question."""
+    question = task.question
+    assert question is not None
+    why: list[str] = []
+    said = world.answers.parse_response(response, question, world.answers.pronoun_referents(question))
+    claims: list[Any] = []
+    asserted = supported = extra = 0
+    for one, assertion in zip(said, _assertions(world, task, said), strict=True):
+        if assertion is None:
             continue
         asserted += 1
-        if claim is not None and not (question.value_is_event and claims):
-            true = claim == question.value
+        claim, true = assertion
+        if claim is not None:
             # 'She went to the park.' beside 'She is in the park.' tells how it came about.
             extra += bool(true and claims and one.event and one.event.kind != question.pattern.kind)
             claims.append(claim)
         else:
-            true = _true(world, task, one.event) and _to_the_point(question, one.event)
             extra += true
         supported += true
         if not true:
