@@ -67,13 +67,13 @@ def test_what_learns_from_pairs_is_on_two_processes_that_of_one_and_ppo_goes_on_
     for ours, theirs in zip(alone["records"], first["mixture"]["records"], strict=True):
         assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-4)
         assert theirs["gradient_norm"] == pytest.approx(ours["gradient_norm"], rel=1e-4)
-    for name in ("reward", "reward of lists", "dpo", "orpo", "kto"):
+    for name in ("reward", "reward of lists", "dpo", "orpo", "kto", "prm"):
         single = trained(STAGES[name], stage_inputs)["records"]
         assert len(single) == 4
         for ours, theirs in zip(single, first[name]["records"], strict=True):
             for measured in ("loss", "counted", "gradient_norm", "accuracy"):
                 assert theirs[measured] == pytest.approx(ours[measured], rel=1e-4)
-    for name, more in (("grpo", "ptx_loss"), ("onlinedpo", "accuracy")):
+    for name, more in (("grpo", "ptx_loss"), ("onlinedpo", "accuracy"), ("grpo of steps", "entropy")):
         single = trained(STAGES[name], stage_inputs)["records"]
         for ours, theirs in zip(single, first[name]["records"], strict=True):
             for measured in ("loss", "counted", "gradient_norm", "reward", "kl", more):
