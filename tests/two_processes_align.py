@@ -12,13 +12,16 @@ import torch
 
 from labkit.model import Gated, ModelConfig, Transformer
 from labkit.model.feedforward import MoE
+from labkit.preferences.stepwise import StepLabelConfig
 from labkit.stages import DPO, KTO, ORPO, PPO, RewardModeling, Stage, StageInputs, next_token_objective
 from labkit.stages.credit import KLInReward, MovingMean
 from labkit.stages.distill import Distill
 from labkit.stages.grpo import GRPO
 from labkit.stages.off_policy import TruncatedImportanceSampling
 from labkit.stages.onlinedpo import OnlineDPO
+from labkit.stages.prm import ProcessRewardModeling
 from labkit.stages.reward import PlackettLuce
+from labkit.stages.rewards import ProcessReward
 from labkit.text.sources import DocumentSource
 from labkit.training.loop import fit
 from labkit.training.processes import accelerator
@@ -53,6 +56,13 @@ STAGES: dict[str, Stage] = {
     "distill": Distill(dataclasses.replace(SHORT, max_length=160), "teacher", max_new_tokens=10),
     "distill, nll": Distill(
         dataclasses.replace(SHORT, max_length=160), "teacher", 0.0, seq_kd=True, loss_type="nll", max_new_tokens=10
+    ),
+    "prm": ProcessRewardModeling(
+        dataclasses.replace(SHORT, max_length=96),
+        StepLabelConfig(prompts=12, held_out=2, num_generations=2, max_new_tokens=8),
+    ),
+    "grpo of steps": GRPO(
+        dataclasses.replace(SHORT, max_length=160), max_new_tokens=10, num_generations=2, reward=ProcessReward()
     ),
     "reward of lists": RewardModeling(SHORT, PlackettLuce(), center_rewards_coefficient=0.1),
 }

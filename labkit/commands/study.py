@@ -63,7 +63,8 @@ def _run(study: Any, options: Study, rest: list[str]) -> dict[str, Any]:
 
 def _study_help(name: str, given: list[str]) -> int:
     """What --help prints of a study: its options, and the methods; or the settings of the methods that are given."""
-    options, rest = parse_known_args(STUDIES[name], f"study {name}", given)
+    parsed, rest = parse_known_args(STUDIES[name], f"study {name}", given)
+    options: Any = parsed
     methods = getattr(options, "methods", ()) or ((options.method,) if "--method" in given else ())
     if methods:
         _print_method_settings(name, options, methods, rest)

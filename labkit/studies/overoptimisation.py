@@ -113,11 +113,10 @@ def _stage(config: OveroptimisationStudy, planned: PlannedStage) -> PlannedStage
             size, combination = config.judges[judge]
             combine = COMBINE[combination]
             reward = RewardModelScore() if size == 1 else Ensemble(config.reward_stages[:size], combine)
-            link = names.index(name)
-            asked = link * config.steps * stage.train.batch_size // stage.num_generations
-            axes: dict[str, Any] = {"reward": reward, "kl": NoKL(), "prompt_offset": asked}
+            link, grpo = names.index(name), _policy(config, stage, config.steps, reward=reward, kl=NoKL())
+            asked = link * config.steps * grpo.train.batch_size // grpo.num_generations
             after = names[link - 1] if link else None
-            return PlannedStage(name, _policy(config, stage, config.steps, **axes), after)
+            return PlannedStage(name, dataclasses.replace(grpo, prompt_offset=asked), after)
     return planned
 
 

@@ -3,6 +3,7 @@ identities.
 """
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def test_answers_by_hand():
     """The first answer: 1/2 and 3/4. The second: 1/5 alone."""
     logs = step_log_probabilities(SCORES, ENDS)
     assert logs[~ENDS].tolist() == [0, 0, 0]
-    expected = {"product": [3 / 8, 1 / 5], "min": [1 / 2, 1 / 5], "last": [3 / 4, 1 / 5]}
+    expected: dict[Any, list[float]] = {"product": [3 / 8, 1 / 5], "min": [1 / 2, 1 / 5], "last": [3 / 4, 1 / 5]}
     for aggregate, probabilities in expected.items():
         found = answer_log_probability(logs, ENDS, aggregate).exp().tolist()
         assert found == pytest.approx(probabilities, abs=1e-6), aggregate

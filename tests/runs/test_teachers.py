@@ -84,15 +84,13 @@ def test_a_student_learns_from_a_wider_model_of_another_run(big, tmp_path):
     """Its tokenizer is the teacher's; its weights are noted, and asked for when they change."""
     recipe = planned("pretrain,sft,distill@sft", teacher=f"{big}/sft")
     path = tmp_path / "small"
-    results = [one.result for one in run(recipe, path) if one.phase == "finished"]
+    results: list[Any] = [one.result for one in run(recipe, path) if one.phase == "finished"]
     made, teacher = Run.open(path), Run.open(big)
     assert made.inputs[f"{big}/sft"] == teacher.stage("sft").weights_hash
     assert (path / "tokenizer.json").read_bytes() == (big / "tokenizer.json").read_bytes()
     measured = results[-1]["metrics"]
     assert {"forward_kl", "forward_kl_before", "own_answers_kl", "teacher_right", "untrained_loss"} <= measured.keys()
     assert results[-1]["after"] == "sft" and list(run(recipe, path, resume=True))[-1].phase == "skipped"
-    page = (path / "report.html").read_text(encoding="utf-8") if (path / "report.html").is_file() else ""
-    assert "Knowledge distillation" in page or not page
     estimate = estimate_stages(recipe, Devices(DeviceSpeed(1e9, 1e9, 1e-6)), ["distill"], made)[0]
     assert estimate.frozen_model_bytes == 4 * teacher.model("sft").parameter_count
     assert estimate.sampling_seconds > 0

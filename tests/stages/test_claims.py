@@ -23,6 +23,7 @@ def run_of(*, accuracy: float = 0.7, dpo_loss: float = 0.6, reward: float = 0.5)
         entry("sft", untrained_loss=2.0, validation_loss=0.5, accuracy=accuracy),
         entry("reward", pair_accuracy=0.7, length_accuracy=0.6),
         entry("judge", pair_accuracy=0.6),
+        entry("prm", product_correct=0.3, random_correct=0.1),
         entry("ppo", reward_before=-0.5, reward=reward, gold_gain=0.12, gold_gain_standard_error=0.03),
         entry("dpo", validation_loss=dpo_loss, gold_gain=-0.12, gold_gain_standard_error=0.03),
         *(entry(kind, gold_before=0.4, gold=0.6) for kind in POLICY_GRADIENTS),
@@ -40,7 +41,7 @@ def test_every_stage_has_one_claim_that_holds_or_not():
     assert math.isclose(claims["pretrain"].margin, 6.0)  # 6.4 - 0.4
     assert math.isclose(claims["sft"].margin, 0.2)  # 0.7 - 0.5
     assert math.isclose(claims["reward"].margin, 0.2)  # 0.7 - a half
-    assert math.isclose(claims["judge"].margin, 0.1)
+    assert math.isclose(claims["judge"].margin, 0.1) and math.isclose(claims["prm"].margin, 0.2)
     assert math.isclose(claims["ppo"].margin, 1.0)  # 0.5 - (-0.5)
     assert math.isclose(claims["dpo"].margin, math.log(2) - 0.6)
     assert len(POLICY_GRADIENTS) >= 8 and math.isclose(claims["grpo"].margin, 0.2)  # 0.6 - 0.4

@@ -20,8 +20,8 @@ from tests.tiny_alignment import TRAIN
 
 LONGER = dataclasses.replace(TRAIN, max_length=160, steps=30)
 EVALUATION = EvaluationConfig(documents=32, policy_prompts=8)
-ON = {"lmbda": 1.0}
-OFF = {"lmbda": 0.0}
+ON: dict[str, Any] = {"lmbda": 1.0}
+OFF: dict[str, Any] = {"lmbda": 0.0}
 NLL: dict[str, Any] = {"lmbda": 0.0, "seq_kd": True, "loss_type": "nll"}
 
 

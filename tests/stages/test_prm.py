@@ -1,14 +1,17 @@
 """A process reward model on a model of seconds: what it learns, what it chooses, and a policy that it rewards."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
+from labkit.configs import from_dict
 from labkit.errors import LabError
 from labkit.evaluation.config import EvaluationConfig
 from labkit.evaluation.steps import answer_score, best_of_n_metrics, score_drawn_steps, score_steps, step_metrics
+from labkit.model.actor_critic import actor_of
 from labkit.model.reward_model import RewardModel
 from labkit.preferences.stepwise import StepLabelConfig, generate_stepwise_answers, step_tasks
 from labkit.runs import pipeline
@@ -33,6 +36,8 @@ from tests.tiny_recipe import tiny_recipe
 FEW = StepLabelConfig(prompts=24, held_out=8, num_generations=3, max_new_tokens=8)
 STAGE = ProcessRewardModeling(replace(TRAIN, max_length=96), FEW)
 PROMPT = (Message("user", "Where is Anna?"),)
+UNUSED: Any = None
+"""The model, which this source does not ask."""
 SAID = ("Sure!", "Anna is in the park.", "Ben is in the shop.")
 
 
@@ -74,7 +79,7 @@ def test_it_learns_which_sentences_are_correct(stage_inputs, labelled):
 
 def test_outcome_supervision_learns_the_last_label_alone(stage_inputs, labelled):
     given, stage = replace(stage_inputs), replace(STAGE, train_on_last_step_only=True)
-    batch = stage.source(given, None).next_batch(None, 0)
+    batch = stage.source(given, UNUSED).next_batch(None, 0)
     assert batch.step_ends.sum(-1).tolist() == [1] * 8
     model, records = trained(stage, given)
     assert records[0].num_labels == 8
@@ -172,17 +177,17 @@ def test_tokens_are_credited_with_the_steps_from_their_own_on():
 
 
 @pytest.mark.parametrize("placement", ["steps", "product", "min", "last"])
-def test_a_rollout_is_rewarded_at_its_sentences_or_at_its_end(stage_inputs, placement):
+def test_a_rollout_is_rewarded_at_its_sentences_or_at_its_end(stage_inputs, placement: Any):
     train = replace(TRAIN, max_length=160)
     stage = GRPO(train, reward=ProcessReward(placement=placement), num_generations=2, max_new_tokens=24)
     model = stage.initial_model(stage_inputs)
-    source = stage.source(stage_inputs, model)
+    source: Any = stage.source(stage_inputs, model)
     samples = source._sampled(model, 0)
     part = source._scored(model, 0, samples)
     scores, ends = score_drawn_steps(
         stage_inputs.reward_model(), stage_inputs.tokenizer, samples.prompts, samples.completions
     )
-    aggregate = "product" if placement == "steps" else placement
+    aggregate: Any = "product" if placement == "steps" else placement
     assert part.scores.tolist() == pytest.approx([answer_score(one, aggregate) for one in scores], abs=1e-4)
     if placement != "steps":
         assert part.steps is None
@@ -200,7 +205,9 @@ def test_a_policy_earns_more_of_it(stage_inputs):
     records = trained(stage, stage_inputs)[1]
     rewards = [record.metrics["reward"] for record in records]
     assert sum(rewards[-3:]) > sum(rewards[:3])
-    found = stage.evaluate(stage.initial_model(stage_inputs), stage_inputs, EvaluationConfig(policy_prompts=4))
+    found = stage.evaluate(
+        actor_of(stage.initial_model(stage_inputs)), stage_inputs, EvaluationConfig(policy_prompts=4)
+    )
     assert found["training_reward"] == pytest.approx(found["training_reward_before"], abs=1e-4)
 
 
@@ -233,7 +240,7 @@ def test_it_is_not_the_reward_model_of_whole_answers():
         (lambda: StepLabelConfig(tasks=()), "tasks must name a kind of task"),
         (lambda: StepLabelConfig(num_generations=1), "num_generations must be at least 2"),
         (lambda: ProcessRewardModeling(replace(TRAIN, max_length=100)), "answers of 110 tokens leave no room"),
-        (lambda: ProcessReward(placement="mean"), "ProcessReward: placement"),
+        (lambda: from_dict(ProcessReward, {"placement": "mean"}), "ProcessReward: placement"),
     ],
 )
 def test_refused_settings(make, words):
@@ -248,7 +255,7 @@ def test_refused_before_anything_is_trained(stage_inputs):
         STAGE.check(replace(stage_inputs, conversations=object()), EvaluationConfig())
     short = replace(STAGE, train=replace(TRAIN, max_length=12))
     with pytest.raises(LabError, match="None of 72 answers with labelled sentences"):
-        short.source(replace(stage_inputs), None)
+        short.source(replace(stage_inputs), UNUSED)
 
 
 def test_killed_and_resumed_it_ends_with_the_same_weights(tmp_path, monkeypatch):

@@ -67,24 +67,25 @@ def test_what_learns_from_pairs_is_on_two_processes_that_of_one_and_ppo_goes_on_
     for ours, theirs in zip(alone["records"], first["mixture"]["records"], strict=True):
         assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-4)
         assert theirs["gradient_norm"] == pytest.approx(ours["gradient_norm"], rel=1e-4)
-    for name in ("reward", "reward of lists", "dpo", "orpo", "kto"):
+    for name in ("reward", "reward of lists", "dpo", "orpo", "kto", "prm"):
         single = trained(STAGES[name], stage_inputs)["records"]
         assert len(single) == 4
         for ours, theirs in zip(single, first[name]["records"], strict=True):
             for measured in ("loss", "counted", "gradient_norm", "accuracy"):
                 assert theirs[measured] == pytest.approx(ours[measured], rel=1e-4)
     measures = {"grpo": "ptx_loss", "onlinedpo": "accuracy", "grpo off policy": "importance_weight"}
+    measures["grpo of steps"] = "entropy"
     assert sum(record["skipped_steps"] for record in first["grpo off policy"]["records"]) > 0
     for name, more in measures.items():
         single = trained(STAGES[name], stage_inputs)["records"]
         for ours, theirs in zip(single, first[name]["records"], strict=True):
             for measured in ("loss", "counted", "gradient_norm", "reward", "kl", more):
                 assert theirs[measured] == pytest.approx(ours[measured], rel=1e-3, abs=1e-5)
-    for name, more in (("distill", ("forward_kl", "reverse_kl")), ("distill, nll", ())):
+    for name, watched in (("distill", ("forward_kl", "reverse_kl")), ("distill, nll", ())):
         single = trained(STAGES[name], stage_inputs)["records"]
-        assert {one["on_policy"] for one in single} == ({0.0, 1.0} if more else {0.0})
+        assert {one["on_policy"] for one in single} == ({0.0, 1.0} if watched else {0.0})
         for ours, theirs in zip(single, first[name]["records"], strict=True):
-            for measured in ("loss", "counted", "gradient_norm", "on_policy", *more):
+            for measured in ("loss", "counted", "gradient_norm", "on_policy", *watched):
                 assert theirs[measured] == pytest.approx(ours[measured], rel=1e-3, abs=1e-5)
     # Each process wrote its own half of the answers, and kept them for the second step on them.
     rewards = [record["reward"] for record in first["ppo"]["records"]]
