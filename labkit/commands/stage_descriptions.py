@@ -91,7 +91,8 @@ def _literal(says: dict[str, ast.expr], name: str, default: Any) -> Any:
 
 def _order(says: dict[str, Any]) -> tuple[int, bool, bool]:
     """Sorts stages by the place of what they learn from among DATA_FIELDS (last where the class does not say it); of
-    these, what leaves a reward model comes first, then what learns from answers of its own.
+    preferences, what leaves a reward model comes first, then what learns from answers of its own; of instructions,
+    fine-tuning on given answers comes first.
     """
     place = DATA_FIELDS.index(says["reads"]) if says["reads"] else len(DATA_FIELDS)
-    return place, says["leaves"] != "reward model", not says["online"]
+    return place, says["leaves"] != "reward model", says["online"] == (says["reads"] == "instructions")

@@ -25,6 +25,7 @@ from labkit.files import write_json, write_text
 from labkit.machine import describe_machine
 from labkit.reporting.charts import figure_page, interval_chart
 from labkit.reporting.terminal import align_columns
+from labkit.runs.folder import Run
 from labkit.runs.plan import PlannedStage, parse_plan
 from labkit.runs.prepare import prepare_inputs
 from labkit.runs.presets import plan_templates
@@ -34,7 +35,7 @@ from labkit.studies.methods import method_stage_name, recipe_of_methods, refuse_
 from labkit.studies.options import DistillationStudy
 from labkit.studies.seeds import SeedComparison, compare_over_seeds, summarize_seeds
 from labkit.studies.sizes import recipe_of_size
-from labkit.studies.training import train_stages
+from labkit.studies.training import PlannedRun, check_runs, train_stages
 
 STUDENT = ("pretrain", "sft")
 """What the small model is before it is taught."""
@@ -63,6 +64,20 @@ def study_recipe(config: DistillationStudy, preset: Recipe) -> Recipe:
     plan = aligned.plan if methods else parse_plan(",".join(STUDENT), plan_templates(preset))
     after = "pretrain" if config.teachers[0] == "sft" else "sft"
     return dataclasses.replace(aligned, plan=(*plan, PlannedStage("distill", taught, after)))
+
+
+def own_settings(config: DistillationStudy) -> dict[str, str]:
+    """The fields of the recipe that the study sets itself, and what to set instead."""
+    size, follows = "use --teacher and --student, as --teacher 96x3 --student 32x2", "it follows from a model's width"
+    shape = {"model.width": size, "model.depth": size, "model.heads": follows, "model.feed_forward": follows}
+    way = "the ways of teaching are compared"
+    taught = {f"distill.{name}": way for settings in WAYS.values() for name in settings}
+    return {
+        **shape,
+        **taught,
+        "distill.teacher": "use --teachers, as --teachers sft ppo",
+        "evaluation.policy_prompts": "use --prompts",
+    }
 
 
 def teacher_recipe(config: DistillationStudy, recipe: Recipe) -> Recipe:
@@ -110,6 +125,7 @@ def run(
     {NAME: SeedSummary}}}, "comparisons": [SeedComparison of right answers, and of gold, with the control], "figure",
     "machine"}. Raises LabError as the runs do.
     """
+    check_runs(config.seeds, recipe, lambda of_seed: seed_runs(config, of_seed))
     found: dict[str, list[dict[str, float]]] = {}
     for seed in config.seeds:
         for name, scores in _seed_scores(config, dataclasses.replace(recipe, seed=seed), progress).items():
@@ -148,17 +164,25 @@ def _beside_control(found: dict[str, list[dict[str, float]]], name: str, measure
     return compared._asdict() | {"measure": measure, "words": str(compared)}
 
 
+def seed_runs(config: DistillationStudy, recipe: Recipe) -> dict[str, PlannedRun]:
+    """The two runs of the recipe's seed, the teacher's first."""
+    folder = config.folder / f"seed-{recipe.seed}"
+    teacher, student = Path(f"{folder}-teacher"), Path(f"{folder}-student")
+    return {
+        "teacher": PlannedRun(teacher, teacher_recipe(config, recipe)),
+        "student": PlannedRun(student, student_recipe(config, recipe, teacher)),
+    }
+
+
 def _seed_scores(
     config: DistillationStudy, recipe: Recipe, progress: Callable[[str], object]
 ) -> dict[str, OracleScores]:
     """{MODEL: the oracle's scores of its answers} of one seed: teachers, the fine-tuned student, and what it became."""
-    folder = config.folder / f"seed-{recipe.seed}"
-    progress(f"{folder}-teacher ...")
-    teachers = [teacher_stage(name) for name in config.teachers]
-    teacher = train_stages(teacher_recipe(config, recipe), Path(f"{folder}-teacher"), teachers)
-    progress(f"{folder}-student ...")
-    of_student = student_recipe(config, recipe, teacher.path)
-    student = train_stages(of_student, Path(f"{folder}-student"), list(of_student.stages))
+    made = dict[str, Run]()
+    for name, (folder, own) in seed_runs(config, recipe).items():
+        progress(f"{folder} ...")
+        made[name] = train_stages(own, folder, list(own.stages))
+    teacher, student = made["teacher"], made["student"]
     models = {f"teacher, {name}": (teacher, teacher_stage(name)) for name in config.teachers}
     models |= {"student, sft": (student, "sft"), "more": (student, MORE)}
     stages = [distill_stage(way, name) for name in config.teachers for way in WAYS]

@@ -36,7 +36,7 @@ from labkit.stages.multiturn import MultiTurn
 from labkit.studies.measuring import Arrays, kept_arrays
 from labkit.studies.options import MultiTurnStudy
 from labkit.studies.seeds import compare_over_seeds, summarize_seeds
-from labkit.studies.training import train_stages
+from labkit.studies.training import PlannedRun, check_runs, train_stages
 
 POLICIES = {"multi-turn": "multiturn", "first questions alone": "multiturn-single"}
 """The policies, and their stages."""
@@ -47,6 +47,16 @@ def study_recipe(config: MultiTurnStudy, preset: Recipe) -> Recipe:
     plan = parse_plan("pretrain,sft,multiturn", plan_templates(preset))
     evaluation = dataclasses.replace(preset.evaluation, policy_prompts=config.prompts)
     return dataclasses.replace(preset, plan=plan, evaluation=evaluation)
+
+
+def own_settings(config: MultiTurnStudy) -> dict[str, str]:
+    """The fields of the recipe that the study sets itself, and what to set instead."""
+    return {"evaluation.policy_prompts": "use --prompts"}
+
+
+def seed_runs(config: MultiTurnStudy, recipe: Recipe) -> dict[str, PlannedRun]:
+    """The one run of the recipe's seed."""
+    return {"policies": PlannedRun(config.folder / f"seed-{recipe.seed}", with_control(recipe))}
 
 
 def with_control(recipe: Recipe) -> Recipe:
@@ -65,12 +75,12 @@ def run(
     fine-tuned model], "over_seeds": {NAME: SeedSummary}}}, "comparisons": [SeedComparison of satisfaction, with the
     fine-tuned model and with the control], "figure", "machine"}. Raises LabError as the runs do.
     """
-    recipe = with_control(recipe)
+    check_runs(config.seeds, recipe, lambda of_seed: seed_runs(config, of_seed))
     found: dict[str, list[dict[str, float]]] = {policy: [] for policy in POLICIES}
     for seed in config.seeds:
-        folder = config.folder / f"seed-{seed}"
+        folder, own = seed_runs(config, dataclasses.replace(recipe, seed=seed))["policies"]
         progress(f"{folder} ...")
-        opened = train_stages(dataclasses.replace(recipe, seed=seed), folder, list(POLICIES.values()))
+        opened = train_stages(own, folder, list(POLICIES.values()))
         inputs = prepare_inputs(opened)
         before = _scores(config, opened, inputs, "sft")
         for policy, stage in POLICIES.items():

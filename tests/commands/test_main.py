@@ -83,7 +83,8 @@ def test_what_help_reads_in_the_stages_files_is_what_they_say():
         assert said[1:5] == (stage.title, stage.about, stage.batch_unit, stage.online)
         assert said.is_policy == (kind in method_names())
     kinds = list(stage_descriptions())
-    assert kinds[:3] == ["pretrain", "sft", "reward"] and kinds.index("ppo") < kinds.index("dpo")
+    assert kinds[:3] == ["pretrain", "sft", "distill"]
+    assert kinds.index("reward") < kinds.index("ppo") < kinds.index("dpo")
 
 
 def test_the_help_of_the_study_lists_every_method_with_those_that_sample_first(capsys):
