@@ -60,8 +60,8 @@ MESSAGES = {
         "labelled.max_new_tokens，或加大 train.max_length。",
     "ProcessRewardModeling: the oracle can label sentences of answers to TinyWorld's own tasks only, and this run "
     "learns from files. Take prm out of the plan.":
-        "ProcessRewardModeling：只有对 TinyWorld 自己任务的回答，其句子才能由判定程序（oracle）标注，而本次运行使用文件中的数据。"
-        "请从计划中去掉 prm。",
+        "ProcessRewardModeling：只有对 TinyWorld 自己任务的回答，其句子才能由判定程序（oracle）标注，而本次运行使用"
+        "文件中的数据。请从计划中去掉 prm。",
     "StepLabelConfig: tasks must name a kind of task or more, as write or where.":
         "StepLabelConfig：tasks 须至少列出一种任务，如 write 或 where。",
     "{}: tasks chooses among TinyWorld's own tasks, and the prompts are those of a file. Leave it empty.":
