@@ -172,7 +172,9 @@ class ProcessReward(Reward):
     placement: each sentence's at its last token ("steps"), so that a token is credited with what comes after it; or one
     number at the answer's last token, made of the sentences by their product, their minimum or the last one (see
     `losses.answer_log_probability`). The sum of "steps" is the log of the product. A log-probability is at most 0, so
-    that no sentence pays for being said; of probabilities, which are above 0, each one more would.
+    that no sentence pays for being said; of probabilities, which are above 0, each one more would. But of fewer
+    sentences the product is larger, and a policy may learn to say one: `GroupMean` compares each of "steps" with the
+    mean sentence, so that one that is better pays.
     """
 
     stage: str = "prm"
