@@ -75,9 +75,11 @@ def _print_method_settings(study: str, options: Any, methods: Sequence[str], res
     from labkit.studies.methods import method_stage_name, recipe_of_methods
 
     recipe = recipe_of_methods(make_recipe(options.preset), methods)
-    stages = {name: recipe.stages[name] for name in map(method_stage_name, methods)}
+    stages: dict[str, Any] = {name: recipe.stages[name] for name in map(method_stage_name, methods)}
     flag = "--method" if hasattr(options, "method") else "--methods"
-    print_stage_settings(stages, rest, f"labkit study {study} {flag} {' '.join(methods)}")
+    print_stage_settings(
+        stages | {"annotation": recipe.annotation}, rest, f"labkit study {study} {flag} {' '.join(methods)}"
+    )
     print(f"labkit study {study} --help lists the other options; labkit recipe lists the settings of the other stages.")
 
 

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import re
 
+from labkit.stages import STAGES
 from labkit.ui.chinese_messages import MESSAGES
+from labkit.ui.chinese_methods import ABOUT
 
 NAMES = {
     # table heads and states
@@ -125,7 +127,8 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile("(.*?)".join(re.escape(part) for part in template.split("{}")), re.DOTALL)
 
 
-PATTERNS = [(_pattern(template), chinese) for template, chinese in MESSAGES.items()]
+ABOUT_STAGES = {STAGES[kind].about: chinese for kind, chinese in ABOUT.items()}
+PATTERNS = [(_pattern(template), chinese) for template, chinese in (ABOUT_STAGES | MESSAGES).items()]
 
 
 def label_in_chinese(text: str) -> str:
