@@ -32,7 +32,7 @@ def method_lines() -> str:
         "presets give them\nfewer steps:",
         False: "Methods that learn from the annotated answers alone:",
     }
-    parts = []
+    parts: list[str] = []
     for online, head in heads.items():
         parts += [head, *(f"  {name:25} {line}" for name, (samples, line) in lines.items() if samples == online), ""]
     return "\n".join(parts)

@@ -128,8 +128,10 @@ def planned_parts(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
 
     recipe = _recipe(options, None)
     planned = parse_plan(options.plan, plan_templates(recipe), default_draft)
-    learns = any(one.stage.reads == "preferences" for one in planned)
-    return {one.name: one.stage for one in planned} | ({"annotation": recipe.annotation} if learns else {}), rest
+    parts: dict[str, Any] = {one.name: one.stage for one in planned}
+    if any(one.stage.reads == "preferences" for one in planned):
+        parts["annotation"] = recipe.annotation
+    return parts, rest
 
 
 def _recipe(options: RunOptions, saved: Recipe | None) -> Recipe:

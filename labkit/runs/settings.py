@@ -78,7 +78,7 @@ def _choices(config: Any, path: Path) -> list[str]:
     """ "--grpo.kl KLInLoss (or NoKL, KLInReward)" of each field, at any depth, that can be one of several types."""
     if not _is_config(config):
         return []
-    found, kinds = [], union_field_choices(type(config))
+    found, kinds = list[str](), union_field_choices(type(config))
     for field in dataclasses.fields(config):
         inside, value = (*path, field.name), getattr(config, field.name, None)
         if field.name in kinds:
