@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labkit.runs.arguments import RunOptions, parse_run_arguments, planned_stages
+from labkit.runs.arguments import RunOptions, parse_run_arguments, planned_parts
 from labkit.runs.flags import HELP
 from labkit.runs.settings import parse_known_args
 
@@ -30,12 +30,12 @@ def command(arguments: list[str]) -> int:
 
 def _help(arguments: list[str]) -> int:
     """What --help prints: the options; or the settings of the stages that --plan names."""
-    stages, rest = planned_stages(arguments)
-    if not stages:
+    parts, rest = planned_parts(arguments)
+    if not parts:
         parse_known_args(RunOptions, "run", ["--help"])
     from labkit.commands.stage_help import print_stage_settings
 
-    print_stage_settings(stages, rest, f"labkit run --plan {','.join(stages)}")
+    print_stage_settings(parts, rest, "labkit run --plan STAGE,STAGE")
     print("labkit run --help lists the other options; labkit recipe --plan … prints a whole recipe as flags.")
     return 0
 

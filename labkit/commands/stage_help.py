@@ -10,12 +10,12 @@ from labkit.runs.settings import print_settings
 from labkit.studies.options import NAMED_METHODS
 
 
-def print_stage_settings(stages: Mapping[str, Any], rest: list[str], usage: str) -> None:
-    """The flags of these stages with their values, and what train.batch_size counts in each. rest, usage: see
-    `labkit.runs.settings.print_settings`.
+def print_stage_settings(parts: Mapping[str, Any], rest: list[str], usage: str) -> None:
+    """The flags of these stages, and of "annotation" where it is among them, with their values; and what
+    train.batch_size counts in each stage. rest, usage: see `labkit.runs.settings.print_settings`.
     """
-    print_settings(stages, rest, usage)
-    for name in stages:
+    print_settings(parts, rest, usage)
+    for name in [name for name in parts if name != "annotation"]:
         print(f"--{name}.train.batch-size counts {stage_descriptions()[name.partition('-')[0]].batch_unit}.")
 
 
@@ -32,7 +32,7 @@ def method_lines() -> str:
         "presets give them\nfewer steps:",
         False: "Methods that learn from the annotated answers alone:",
     }
-    parts = []
+    parts: list[str] = []
     for online, head in heads.items():
         parts += [head, *(f"  {name:25} {line}" for name, (samples, line) in lines.items() if samples == online), ""]
     return "\n".join(parts)

@@ -63,18 +63,26 @@ def _run(study: Any, options: Study, rest: list[str]) -> dict[str, Any]:
 
 def _study_help(name: str, given: list[str]) -> int:
     """What --help prints of a study: its options, and the methods; or the settings of the methods that are given."""
-    parsed, rest = parse_known_args(STUDIES[name], f"study {name}", given)
-    options: Any = parsed
-    methods = getattr(options, "methods", ()) or ((options.method,) if "--method" in given else ())
+    options, rest = parse_known_args(STUDIES[name], f"study {name}", given)
+    one_is_named = "--method" in [argument.partition("=")[0] for argument in given]
+    methods = getattr(options, "methods", ()) or ((getattr(options, "method", ""),) if one_is_named else ())
     if methods:
         _print_method_settings(name, options, methods, rest)
         return 0
     with suppress(SystemExit):
         parse_known_args(STUDIES[name], f"study {name}", ["--help"])
-    if name == "alignment":
-        print(method_lines())
-        print("labkit study alignment --methods simpo dpo-strict --help lists the settings of these methods, as flags.")
+    print(_what_next(name, options))
     return 0
+
+
+def _what_next(name: str, options: Any) -> str:
+    """Where the methods of a study, and its other flags, are listed."""
+    shown = f"labkit study {name}"
+    if hasattr(options, "methods"):
+        return f"{method_lines()}\n{shown} --methods simpo dpo-strict --help lists the settings of these, as flags."
+    if hasattr(options, "method"):
+        return f"{shown} --method grpo --help lists the settings of this method, as flags."
+    return "labkit run --plan reward,grpo --help lists the settings of these stages, as flags; labkit recipe lists all."
 
 
 def _print_method_settings(study: str, options: Any, methods: Sequence[str], rest: list[str]) -> None:
@@ -82,9 +90,11 @@ def _print_method_settings(study: str, options: Any, methods: Sequence[str], res
     from labkit.studies.methods import method_stage_name, recipe_of_methods
 
     recipe = recipe_of_methods(make_recipe(options.preset), methods)
-    stages = {name: recipe.stages[name] for name in map(method_stage_name, methods)}
+    stages: dict[str, Any] = {name: recipe.stages[name] for name in map(method_stage_name, methods)}
     flag = "--method" if hasattr(options, "method") else "--methods"
-    print_stage_settings(stages, rest, f"labkit study {study} {flag} {' '.join(methods)}")
+    print_stage_settings(
+        stages | {"annotation": recipe.annotation}, rest, f"labkit study {study} {flag} {' '.join(methods)}"
+    )
     print(f"labkit study {study} --help lists the other options; labkit recipe lists the settings of the other stages.")
 
 

@@ -41,22 +41,29 @@ COMPILED_FROM = 4096
 
 @dataclass(frozen=True)
 class AnnotationConfig:
-    """Who chooses, and between what.
+    """Who labels the answers that stages learn preferences from, and which answers.
 
-    annotator: a profile of the world. prompts, held_out: how many prompts are answered, to train on and not.
-    num_generations: answers to each, two or more, of which two at a time are compared, equal ones never. temperature:
-    at which they are drawn. max_new_tokens: where they are cut. keep_ties: whether a choice is asked for, too, where
-    the annotator likes both answers alike; a coin then makes it, and half of those choices are noise. precision: bf16
-    draws the answers in bf16, where the processor can; or fp32.
-
-    format: pairs, or rankings of all different answers to a prompt, or ratings of each, from 1 to 5. other_annotators:
-    profiles who annotate too, each as many prompts as `annotator` in the mean; gold stays that of `annotator`, so that
-    where they disagree they are wrong. position_bias, laziness, lazy_choice, rating_noise: what else than values
-    decides, see `labkit.preferences.choosing`. judge: what chooses: the annotator's profile, or in its place written
-    principles, see `labkit.preferences.principles`; gold stays that of `annotator`. pairing: which two answers are
-    compared: the first with the second, the third with the fourth and so on; or the best with the worst of all, once
-    they are ranked, a pair a prompt, which differ more and are mistaken less often (Zephyr, Tunstall et al. 2023,
-    https://arxiv.org/abs/2310.16944, takes the best with one of the others).
+    Attributes:
+        annotator: the simulated annotator: a profile of the world, whose preferences the gold score follows.
+        prompts: prompts that are answered for training.
+        held_out: prompts that are answered for the held-out preferences.
+        num_generations: answers to each prompt, two or more; two at a time are compared, unless they are equal.
+        temperature: sampling temperature of the answers.
+        max_new_tokens: tokens after which an answer is cut.
+        keep_ties: keep pairs of which the annotator likes both answers alike; a coin labels them.
+        precision: bf16 samples the answers in bf16, where the processor can; or fp32.
+        format: pairs; or rankings of all different answers to a prompt; or ratings of each, from 1 to 5.
+        other_annotators: further profiles that label, each about as many prompts as `annotator`. The gold score follows
+            `annotator` alone, so labels of others are wrong where they disagree.
+        position_bias: share of the choices that fall on the answer shown first, whatever it is.
+        laziness: share of the other choices that are made without reading.
+        lazy_choice: what is chosen then: either answer (coin), the longer or the shorter one.
+        rating_noise: standard deviation of the noise in ratings.
+        judge: who labels: the annotator (ProfileJudge), or a judge that follows written principles (see
+            `labkit.preferences.principles`). The gold score follows the annotator either way.
+        pairing: which two answers are compared: the first with the second, the third with the fourth and so on; or the
+            best with the worst of all, once they are ranked, a pair a prompt. These differ more and are mistaken less
+            often (Zephyr, Tunstall et al. 2023, https://arxiv.org/abs/2310.16944: the best with one of the others).
     """
 
     annotator: str = "warm"

@@ -112,9 +112,10 @@ def parse_run_arguments(arguments: list[str]) -> tuple[RunOptions, Recipe]:
     return options, recipe
 
 
-def planned_stages(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """The stages that `labkit run ARGUMENTS` names with --plan, with the preset's settings, and the arguments that are
-    flags of a recipe; no stages without --plan. Whether they can follow one another is not checked.
+def planned_parts(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The stages that `labkit run ARGUMENTS` names with --plan, with the preset's settings, and behind them its
+    "annotation" where one of them learns from preferences; and the arguments that are flags of a recipe. Nothing
+    without --plan. Whether the stages can follow one another is not checked.
 
     Raises LabError for an option or a stage that is none.
     """
@@ -125,8 +126,12 @@ def planned_stages(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
     from labkit.runs.plan import parse_plan
     from labkit.runs.presets import plan_templates
 
-    planned = parse_plan(options.plan, plan_templates(_recipe(options, None)), default_draft)
-    return {one.name: one.stage for one in planned}, rest
+    recipe = _recipe(options, None)
+    planned = parse_plan(options.plan, plan_templates(recipe), default_draft)
+    parts: dict[str, Any] = {one.name: one.stage for one in planned}
+    if any(one.stage.reads == "preferences" for one in planned):
+        parts["annotation"] = recipe.annotation
+    return parts, rest
 
 
 def _recipe(options: RunOptions, saved: Recipe | None) -> Recipe:

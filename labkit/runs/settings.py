@@ -53,12 +53,12 @@ def override_recipe(recipe: Recipe, rest: list[str], command: str, plan: str | N
     return recipe.with_parts({name: getattr(made, name.replace("-", "_")) for name in parts}, planned)
 
 
-def print_settings(stages: Mapping[str, Any], rest: list[str], usage: str) -> None:
-    """Print the flags of these stages, by their names, with what they mean and their values: as they are, and with the
-    kinds that flags in `rest` name. usage: the command that has these flags. Whether the settings go together is not
-    checked. Raises LabError for a kind that is none.
+def print_settings(parts: Mapping[str, Any], rest: list[str], usage: str) -> None:
+    """Print the flags of these parts of a recipe, by their names, with what they mean and their values: as they are,
+    and with the kinds that flags in `rest` name. usage: the command that has these flags. Whether the settings go
+    together is not checked. Raises LabError for a kind that is none.
     """
-    draft = _draft(_as_fields(stages), (), list(rest))
+    draft = _draft(_as_fields(parts), (), list(rest))
     settings: dict[str, Any] = {"config": (AvoidSubcommands,), "description": ""}
     with suppress(SystemExit):
         flags.parse_flags(type(draft), usage, ["--help"], default=draft, **settings)
@@ -78,7 +78,7 @@ def _choices(config: Any, path: Path) -> list[str]:
     """ "--grpo.kl KLInLoss (or NoKL, KLInReward)" of each field, at any depth, that can be one of several types."""
     if not _is_config(config):
         return []
-    found, kinds = [], union_field_choices(type(config))
+    found, kinds = list[str](), union_field_choices(type(config))
     for field in dataclasses.fields(config):
         inside, value = (*path, field.name), getattr(config, field.name, None)
         if field.name in kinds:

@@ -31,6 +31,6 @@ class CISPO(GRPO):
     title = "CISPO"
     short_title = "CISPO"
     about = (
-        "GRPO in which no token is silenced by clipping: the weight of its gradient is bounded instead. The loss is "
-        "averaged over all tokens."
+        "GRPO in which clipping takes the gradient from no token: the weight of each token's gradient is bounded "
+        "instead. The loss is averaged over all tokens."
     )

@@ -96,11 +96,6 @@ class Distill(Stage):
                 "Distill: train.compile would recompile the objective for each answer length, which takes minutes; "
                 "leave it off. compile_rollouts compiles the sampling of answers."
             )
-        if self.train.prefix_sharing:
-            raise LabError(
-                "Distill: train.prefix_sharing reads a prompt once for all its answers, and here each prompt has one. "
-                "Leave it off."
-            )
         if self.loss_type == "nll" and (not self.seq_kd or self.lmbda):
             raise LabError(
                 "Distill: loss_type nll learns the teacher's answers word by word, and nothing from the student's own "
@@ -175,6 +170,7 @@ class Distill(Stage):
         """Conversations must fit in rows, and their prompts with an answer, to train on and held out."""
         from labkit.evaluation.policies import held_out_prompts
 
+        self.refuse_prefix_sharing()
         length, new = self.train.max_length, self.max_new_tokens
         SFT(self.train).check(stage_inputs, config)
         EpochSampler(self.train.batch_size, 0, None, world_size=stage_inputs.world_size)

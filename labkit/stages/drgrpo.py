@@ -32,7 +32,7 @@ class DrGRPO(GRPO):
     title = "Dr. GRPO"
     short_title = "Dr. GRPO"
     about = (
-        "The policy generates several answers to each prompt. Each becomes likelier in proportion to how much better "
-        "than the mean of its group it was rewarded; every token weighs the same. There is no value model and no KL "
-        "penalty."
+        "The policy generates several answers to each prompt: a group. An answer becomes likelier if its reward is "
+        "above the group's mean, and less likely if it is below, in proportion to the difference. Every token weighs "
+        "the same. There is no value model and no KL penalty."
     )

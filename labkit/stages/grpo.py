@@ -38,6 +38,7 @@ class GRPO(PolicyGradient):
     title = "Group relative policy optimisation"
     short_title = "GRPO"
     about = (
-        "The policy generates several answers to each prompt. Each becomes likelier if it was rewarded better than "
-        "the mean of its group, measured in the group's standard deviations. There is no value model."
+        "The policy generates several answers to each prompt: a group. An answer becomes likelier if its reward is "
+        "above the group's mean, and less likely if it is below, in proportion to the difference in standard "
+        "deviations of the group. There is no value model."
     )

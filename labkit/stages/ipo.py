@@ -20,7 +20,7 @@ from labkit.stages.preference_policy import PairLogprobs, PairwisePolicy, held_o
 from labkit.stages.registry import register
 
 
-@register("ipo", "identity preference optimisation: DPO with a margin that is enough")
+@register("ipo", "identity preference optimisation: DPO towards a finite margin")
 @dataclass(frozen=True)
 class IPO(PairwisePolicy):
     """Train the fine-tuned model on preference pairs to a margin of 1 / (2 beta) nats per token.
@@ -38,8 +38,8 @@ class IPO(PairwisePolicy):
     short_title = "IPO"
     about = (
         "Like DPO, with a squared loss: the chosen answer is to become likelier than the rejected one by a certain "
-        "margin, relative to the reference model, and no further. So pairs that are learnt already do not drive the "
-        "model on."
+        "margin, relative to the reference model, and no further. A pair that has reached the margin changes the model "
+        "no more."
     )
     loss_unit = "squared nats per pair"
     metric_specs = held_out_loss_specs(

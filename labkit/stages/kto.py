@@ -95,8 +95,8 @@ class KTO(PreferencePolicy):
     about = (
         "The model learns from single answers, each labelled good or bad, instead of comparisons (where the data are "
         "preference pairs, each of their answers is one example). A good answer becomes likelier and a bad one less "
-        "likely, measured against how far the model has moved on average; answers that are far on the right side "
-        "already count little."
+        "likely, relative to the reference model and to how far the model has moved on average. Answers that the model "
+        "already treats as their label says count little."
     )
     batch_unit = "single answers; a pair is two of them"
     loss_unit = ""

@@ -70,7 +70,7 @@ class OnlineDPO(AnswerSelectionStage):
     about = (
         "The policy generates several answers to each prompt, and a reward says which is the best and which the worst. "
         "The loss of direct preference optimisation makes the better one likelier than the worse, each relative to its "
-        "probability under the reference model. Answers that are rewarded alike teach nothing."
+        "probability under the reference model. From answers with equal rewards it learns nothing."
     )
     curves = (
         RANKED,

@@ -6,7 +6,7 @@ critic that learns what to expect (Schulman et al. 2017, https://arxiv.org/abs/1
 et al. 2022, https://arxiv.org/abs/2203.02155). In the world the oracle's gold is measured beside the reward: where the
 two part, the policy has learnt the reward model's mistakes.
 
-Where this departs from the two papers, and from TRL's PPOTrainer (0.24, the last with one):
+Where this departs from the two papers, and from TRL's PPOTrainer (0.24; in 1.10 in trl.experimental):
 
 1. A step reads the whole rollout: `epochs` steps on each, no mini-batches (TRL: 4 epochs of shuffled mini-batches).
 2. The reward model adds an answer's mean log-probability to its head's number (see `RewardModel`); the critic begins as

@@ -160,6 +160,7 @@ class ProcessRewardModeling(Stage):
     }
 
     def check(self, stage_inputs: StageInputs, config: EvaluationConfig) -> None:
+        self.refuse_prefix_sharing()
         if not stage_inputs.uses_world_data:
             raise LabError(
                 "ProcessRewardModeling: the oracle can label sentences of answers to TinyWorld's own tasks only, and "

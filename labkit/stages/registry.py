@@ -141,11 +141,11 @@ class Stage(ABC):
         return
 
     def refuse_prefix_sharing(self) -> None:
-        """Raises LabError where train.prefix_sharing is on: for a stage whose rows are no answers to prompts."""
+        """Raises LabError where train.prefix_sharing is on: for a stage of whose rows no two answer one prompt."""
         if self.train.prefix_sharing:
             raise LabError(
-                f"{self.kind}: train.prefix_sharing reads a prompt once for all its answers, and this stage has no "
-                "answers to prompts in its rows. Leave it off."
+                f"{self.kind}: train.prefix_sharing reads a prompt once for all its answers, and this stage's "
+                "batches hold no group of answers to a prompt. Leave it off."
             )
 
     def initial_model(self, stage_inputs: StageInputs) -> Any:

@@ -32,6 +32,7 @@ class REINFORCE(PolicyGradient):
     title = "REINFORCE"
     short_title = "REINFORCE"
     about = (
-        "The policy generates answers, and each answer becomes likelier in proportion to how much better than the "
-        "average of earlier answers it was rewarded. There is no value model and no clipping."
+        "The policy generates answers. An answer becomes likelier if its reward is above the average reward of earlier "
+        "answers, and less likely if it is below, in proportion to the difference. There is no value model and no "
+        "clipping."
     )

@@ -78,8 +78,8 @@ class RejectionSampling(AnswerSelectionStage):
     short_title = "rejection sampling"
     about = (
         "The policy generates several answers to each prompt, a reward says which is the best, and the policy is "
-        "fine-tuned on the best ones. Then it generates others. There is no gradient from bad answers, and no penalty "
-        "for leaving the reference model."
+        "fine-tuned on the best ones. Then the new policy generates answers again. It learns nothing from the other "
+        "answers, and no KL penalty keeps it close to the reference model."
     )
     loss_unit = "nats per token"
     curves = (

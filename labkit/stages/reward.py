@@ -166,10 +166,11 @@ class RewardModeling(Stage):
     title = "Reward model"
     short_title = "the reward model"
     about = (
-        "The data are answers to prompts and what someone said of them (in TinyWorld, samples of the fine-tuned model "
-        "and a simulated annotator): which of two was chosen, how several were ranked, or a rating of each by itself. "
-        "A copy of the fine-tuned model learns to score the better of two higher, or to predict the rating. Before "
-        "training, an answer's score is its mean log-probability under that model."
+        "The data are answers to prompts and an annotator's judgement of them: which of two was chosen, how several "
+        "were ranked, or a rating of each. In TinyWorld the answers are sampled from the fine-tuned model, and the "
+        "annotator is simulated. A copy of the fine-tuned model learns to give the better of two answers the higher "
+        "score, or to predict the rating. Before training, an answer's score is its mean log-probability under that "
+        "model."
     )
     reads = "preferences"
     batch_unit = "pairs of answers; ranked lists with the loss AllPairs or PlackettLuce; single answers with Ratings"

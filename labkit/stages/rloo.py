@@ -28,6 +28,7 @@ class RLOO(PolicyGradient):
     title = "REINFORCE leave-one-out"
     short_title = "RLOO"
     about = (
-        "The policy generates several answers to each prompt. Each becomes likelier in proportion to how much better "
-        "it was rewarded than the mean of the others. There is no value model."
+        "The policy generates several answers to each prompt. An answer becomes likelier if its reward is above the "
+        "mean reward of the others, and less likely if it is below, in proportion to the difference. There is no value "
+        "model."
     )

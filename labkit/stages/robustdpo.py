@@ -39,8 +39,8 @@ class RobustDPO(PairwisePolicy):
     title = "Robust DPO"
     short_title = "robust DPO"
     about = (
-        "Direct preference optimisation for annotators who err: a known share of the pairs is labelled the wrong way "
-        "round, and the loss is corrected so that on average it is the loss on the right labels."
+        "Direct preference optimisation for noisy labels. A known share of the pairs is labelled the wrong way round, "
+        "and the loss is corrected so that on average it is DPO's loss on the right labels."
     )
     metric_specs = held_out_loss_specs(
         "nats per pair",

@@ -96,33 +96,35 @@ class AlignmentStudy(Study):
 
 @dataclass(frozen=True)
 class OveroptimisationStudy(Study):
-    """Reward and gold as the KL grows, for best-of-n and a policy gradient, one reward model and ensembles.
+    """Over-optimisation: reward and gold score as the KL from the fine-tuned model grows, for best-of-n and for a
+    policy gradient, with one reward model and with ensembles.
 
     What is finished in the study's folder is not made again. Every field of the recipe that the study does not set
     itself can be set too, as --pretrain.train.steps 500 or --reward.train.steps 100.
     """
 
     annotated_prompts: Count = 100
-    """Prompts of which two answers each are compared, where they differ."""
+    """Prompts that the reward models learn from: the annotator compares two answers to each, where they differ."""
     ensembles: Ensembles = (2, 4, 8)
-    """How many reward models an ensemble is."""
+    """Numbers of reward models in an ensemble."""
     combine: tuple[Combination, ...] = ("mean", "worst", "deviation")
-    """What an ensemble says: the mean of its scores, the lowest, or the mean less the deviation."""
+    """How an ensemble combines its scores: the mean, the lowest, or the mean less the standard deviation."""
     best_of: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64)
     """The n of best-of-n."""
     checkpoints: Count = 5
-    """At how many moments a policy is measured."""
+    """How many times each policy is measured while it trains."""
     steps: Count = 20
-    """Optimizer steps from one of them to the next."""
+    """Optimizer steps from one measurement to the next."""
     kl_coefs: tuple[Positive, ...] = (0.3, 0.1, 0.03)
-    """KL coefficients, of a policy each."""
+    """KL coefficients; one more policy is trained with each."""
     learning_rate: Annotated[Positive | None, arg(metavar="FLOAT", help_behavior_hint="")] = None
-    """Of all policies; the preset's for PPO when not given, at which a policy without KL soon leaves all that its
-    reward model has seen."""
+    """Learning rate of all policies; the preset's for PPO when not given. At that rate a policy without a KL penalty
+    soon writes answers unlike all that its reward model has learnt from."""
     head_std: NonNegative = 0.02
     """Standard deviation of the first weights of each reward model's head, by which they differ."""
     center_rewards_coefficient: NonNegative = 0.01
-    """The weight of what holds the reward models' scores near zero, which makes the lowest of them fair."""
+    """Weight of the term that holds the reward models' scores near zero, without which the level of each is
+    arbitrary and the lowest score means little."""
 
     name = "overoptimisation"
 
@@ -180,9 +182,9 @@ class AnnotatorsStudy(Study):
     """
 
     annotators: tuple[str, str] = ("concise", "thorough")
-    """Two profiles of the world."""
+    """Two of the world's simulated annotators (profiles.yaml in data/world)."""
     method: Method = "ppo"
-    """How the policies learn: a method of `labkit study alignment`."""
+    """How the policies learn: one of the methods that `labkit study alignment --help` lists."""
 
     name = "annotators"
 
@@ -199,7 +201,7 @@ class SizesStudy(Study):
     sizes: Annotated[tuple[str, ...], arg(metavar="WIDTHxDEPTH …")] = ("32x2", "64x2", "96x3")
     """Widths and depths of the models, as 64x2; the rest of a model follows from them."""
     method: Method = "ppo"
-    """How the policies learn: a method of `labkit study alignment`."""
+    """How the policies learn: one of the methods that `labkit study alignment --help` lists."""
 
     name = "sizes"
 
@@ -218,7 +220,7 @@ class SizesStudy(Study):
 @dataclass(frozen=True)
 class RoundsStudy(Study):
     """Iterated rounds: the annotator compares answers of the policy, a new reward model is fitted, the policy is
-    trained further; beside one round with as many steps.
+    trained further. It is compared with one round of as many steps in all.
 
     What is finished in the study's folder is not made again. Every field of the recipe that the study does not set
     itself can be set too, as --ppo.kl-coef 0.1.
@@ -227,7 +229,7 @@ class RoundsStudy(Study):
     rounds: Annotated[int, Range(2, 10)] = 3
     """How many rounds, the first included."""
     method: Method = "ppo"
-    """How the policies learn: a method of `labkit study alignment`."""
+    """How the policies learn: one of the methods that `labkit study alignment --help` lists."""
 
     name = "rounds"
 

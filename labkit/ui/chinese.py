@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import re
 
+from labkit.stages import STAGES
 from labkit.ui.chinese_messages import MESSAGES
+from labkit.ui.chinese_methods import ABOUT
+from labkit.ui.chinese_settings import SETTINGS
 
 NAMES = {
     # table heads and states
@@ -164,7 +167,9 @@ def _spellings(template: str) -> list[str]:
     return [template, *(match[1] for match in [re.match(r"[A-Za-z]+Config: (.*)", template)] if match)]
 
 
-PATTERNS = [(_pattern(name), chinese) for said, chinese in MESSAGES.items() for name in _spellings(said)]
+ABOUT_STAGES = {STAGES[kind].about: chinese for kind, chinese in ABOUT.items()}
+SAID = ABOUT_STAGES | MESSAGES | SETTINGS
+PATTERNS = [(_pattern(name), chinese) for said, chinese in SAID.items() for name in _spellings(said)]
 
 
 def label_in_chinese(text: str) -> str:

@@ -190,12 +190,13 @@ def test_a_stages_own_command_takes_every_kind_and_number(tmp_path, monkeypatch,
 
 
 def readme_commands() -> list[str]:
-    """Every command of the README that begins with `labkit run`, in its blocks and in its sentences."""
+    """Every command of the README that begins with `labkit run`, in its blocks and in its sentences, but for help."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     inline = [re.sub(r"\s+", " ", found) for found in re.findall(r"(?<!`)`(labkit run[^`]*)`", text)]
-    return [line for line in [*lines, *inline] if line.startswith("labkit run ") and "…" not in line.partition("#")[0]]
+    runs = [line for line in [*lines, *inline] if line.startswith("labkit run ") and "…" not in line.partition("#")[0]]
+    return [line for line in runs if "--help" not in line]
 
 
 @pytest.mark.parametrize("line", readme_commands())

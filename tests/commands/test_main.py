@@ -100,7 +100,7 @@ def test_the_help_of_the_study_lists_every_method_with_those_that_sample_first(c
 @pytest.mark.parametrize(
     ("arguments", "shown"),
     [
-        (["run", "--plan", "pretrain,simpo"], ["--simpo.gamma FLOAT", "margin by which", "--pretrain.train.steps"]),
+        (["run", "--plan", "pretrain,simpo"], ["--simpo.gamma FLOAT", "margin by which", "--annotation.prompts"]),
         (["run", "--plan", "grpo", "--grpo.kl", "KLInReward"], ["--grpo.kl.target", "KLInReward (or NoKL, KLInLoss)"]),
         (["run", "--plan=dpo,dpo-strict"], ["--dpo-strict.beta", "--dpo.train.batch-size counts pairs of answers."]),
         (

@@ -21,6 +21,7 @@ def run_of(*, accuracy: float = 0.7, dpo_loss: float = 0.6, reward: float = 0.5)
     return [
         entry("pretrain", untrained_loss=6.4, validation_loss=0.4, accuracy=0.5),
         entry("sft", untrained_loss=2.0, validation_loss=0.5, accuracy=accuracy),
+        entry("distill", untrained_loss=0.7, validation_loss=0.6),
         entry("reward", pair_accuracy=0.7, length_accuracy=0.6),
         entry("judge", pair_accuracy=0.6),
         entry("prm", product_correct=0.3, random_correct=0.1),

@@ -178,7 +178,6 @@ def test_what_is_stopped_and_resumed_is_the_same(stage_inputs, tmp_path, changes
     [
         ({"max_new_tokens": 160}, "Distill: answers of 160 tokens leave no room for a prompt"),
         ({"train": dataclasses.replace(LONGER, compile=True)}, "Distill: train.compile would recompile"),
-        ({"train": dataclasses.replace(LONGER, prefix_sharing=True)}, "here each prompt has one. Leave it off"),
         ({"loss_type": "nll"}, "set seq_kd True and lmbda 0, or loss_type gjsd"),
         ({"loss_type": "nll", "seq_kd": True, "lmbda": 0.1}, "set seq_kd True and lmbda 0"),
         ({"loss_type": "nll", "lmbda": 0.0}, "set seq_kd True and lmbda 0"),

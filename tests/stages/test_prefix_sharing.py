@@ -35,8 +35,8 @@ LEARNERS = {
     "kto": lambda train: KTO(train),
     "ratings": lambda train: RewardModeling(train, loss=Ratings()),
 }
-REFUSED = ("pretrain", "sft", "judge")
-"""Whose rows are no answers to prompts."""
+REFUSED = ("pretrain", "sft", "distill", "judge", "prm")
+"""Of whose rows no two answer one prompt."""
 
 
 def inputs_of(name):

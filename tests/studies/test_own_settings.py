@@ -14,7 +14,10 @@ import pytest
 from labkit.commands.main import main
 from labkit.configs import union_field_choices
 from labkit.errors import LabError
+from labkit.runs.plan import PlannedStage
 from labkit.runs.recipe import Recipe
+from labkit.stages.distill import Distill
+from labkit.stages.multiturn import MultiTurn
 from labkit.studies import alignment, feedback, sizes
 from labkit.studies.measuring import MAX_NEW_TOKENS
 from labkit.studies.options import STUDIES, AlignmentStudy, FeedbackStudy, SizesStudy, Study, refuse_own_settings
@@ -38,7 +41,19 @@ def module(name: str) -> Any:
 def planned(name: str) -> tuple[Any, Any, Recipe]:
     """A study's module, its options, and its recipe."""
     config: Any = STUDIES[name](preset="smoke", **SMALL.get(name, {}))
-    return module(name), config, module(name).study_recipe(config, study_preset(MAX_NEW_TOKENS))
+    return module(name), config, module(name).study_recipe(config, preset_of(name))
+
+
+def preset_of(name: str) -> Recipe:
+    """The tiny preset, with the stage that the study is of, as small as the others."""
+    recipe = study_preset(MAX_NEW_TOKENS)
+    sft, ppo = (recipe.stages[one].train for one in ("sft", "ppo"))
+    own: dict[str, Any] = {
+        "multiturn": MultiTurn(ppo, num_generations=2, max_new_tokens=6),
+        "distillation": Distill(sft, teacher="sft"),
+    }
+    stages = [PlannedStage(own[name].kind, own[name])] if name in own else []
+    return replace(recipe, plan=(*recipe.plan, *stages))
 
 
 def fields(config: Any, path: Path = ()) -> Iterator[Path]:

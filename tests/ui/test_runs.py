@@ -13,7 +13,7 @@ from labkit.runs.arguments import parse_run_arguments
 from labkit.runs.folder import Run
 from labkit.runs.jobs import Jobs
 from labkit.runs.presets import make_recipe, plan_templates
-from labkit.ui import manage, methods, preferences, runs, shell
+from labkit.ui import chinese, manage, methods, preferences, runs, shell
 from labkit.ui.lab import Lab
 from labkit.ui.run_figures import curve_figures, metrics_table, run_comparison_table
 from tests.tiny_recipe import tiny_recipe
@@ -188,6 +188,9 @@ def test_every_method_of_the_form_begins_a_run_and_shows_its_command(lab):
     assert methods.predecessor_choices(lab, "tiny") == ["pretrain", "sft", "ppo", "dpo"]
     assert methods.about_method("sing") == [] and methods.main_settings(lab, "smoke", None) == ""
     assert methods.about_method("dpo")[1] == "train.batch_size counts pairs of answers."
+    for kind in ("dpo", "grpo", "kto", "reward"):
+        told = [chinese.translate_message_to_chinese(text) for text in methods.about_method(kind)]
+        assert not any("英文原文" in text for text in told) and told[1].startswith("train.batch_size 的计数单位：")
     with pytest.raises(LabError, match="'sing' is not a method"):
         methods.with_method(lab, "smoke", [], "sing", None)
 

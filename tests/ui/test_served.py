@@ -29,6 +29,7 @@ from labkit.runs.arguments import parse_run_arguments
 from labkit.stages import STAGES
 from labkit.ui import chinese, served, shell
 from labkit.ui.chinese_messages import MESSAGES
+from labkit.ui.chinese_settings import SETTINGS
 from labkit.ui.lab import Lab
 from labkit.ui.proxies import no_proxies
 from labkit.ui.shell import translate_message
@@ -151,11 +152,11 @@ def templates() -> set[str]:
 
 
 def test_every_message_that_is_translated_is_one_that_labkit_says():
-    assert sorted(set(MESSAGES) - templates()) == []
+    assert sorted(set(MESSAGES | SETTINGS) - templates()) == []
 
 
 def test_a_translation_holds_what_its_message_holds():
-    for template, translated in MESSAGES.items():
+    for template, translated in (MESSAGES | SETTINGS).items():
         filled = template.replace("{}", "{}", 1)
         values = [f"<{number}>" for number in range(template.count("{}"))]
         for value in values:
