@@ -109,6 +109,7 @@ class Distill(Stage):
 
     title = "Knowledge distillation"
     short_title = "distillation"
+    batch_unit = "answers"
     about = (
         "A student learns from a larger model, its teacher: at each token of an answer it is told the teacher's whole "
         "distribution of the next token, which says more than the one token that stands there. The answers are those "

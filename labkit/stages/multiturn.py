@@ -174,6 +174,7 @@ class MultiTurn(PolicyGradientStage):
 
     title = "Multi-turn policy gradient"
     short_title = "multi-turn GRPO"
+    batch_unit = "conversations, num_generations with each user"
     about = (
         "The policy talks with simulated users, who ask about a story, ask on after a right answer and ask again after "
         "a wrong one. How content a user is, is known at the end of the conversation alone. Several conversations with "

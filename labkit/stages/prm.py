@@ -92,6 +92,7 @@ class ProcessRewardModeling(Stage):
 
     title = "Process reward model"
     short_title = "the process reward model"
+    batch_unit = "answers with labelled sentences"
     about = (
         "The fine-tuned model answers prompts, most of them with several sentences, and the oracle labels each "
         "sentence as correct or not. A copy of the model learns to predict the labels, reading each sentence at its "

@@ -110,13 +110,20 @@ class RejectionSampling(AnswerSelectionStage):
         kept[best] = True
         return kept.view(together.shape)[:, processes.process_index]
 
+    def _kept_rows(self, kept: Tensor) -> Tensor:
+        """The places of the answers that are kept, in order, as many as prompts; of the best over several processes
+        however many are this one's, and at least one row, since the model is called all the same.
+        """
+        if self.selection == "top" and accelerator().num_processes > 1:
+            rows = kept.flatten().nonzero().flatten()
+            return rows if len(rows) else torch.zeros(1, dtype=torch.long, device=kept.device)
+        return kept.flatten().int().sort(descending=True, stable=True).indices[: len(kept)]
+
     def objective(self, model: Policy, batch: Rollout) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """(summed negative log-likelihood of the answers that are kept, how many tokens these have, what to watch)."""
         scores = self.group_scores(batch)
         kept = self.kept(scores)
-        rows = kept.flatten().nonzero().flatten()
-        if not len(rows):  # all that are kept are another process's: the model is called all the same
-            rows = torch.zeros(1, dtype=torch.long, device=scores.device)
+        rows = self._kept_rows(kept)
         mask = (batch.mask & kept.flatten().unsqueeze(-1))[rows]
         learnt = Batch(batch.inputs[rows], batch.labels[rows], mask)
         actor = actor_of(model)

@@ -90,8 +90,8 @@ def run(
         "the fine-tuned model": [metrics["satisfaction_before"] for metrics in first],
         "first questions alone": [metrics["satisfaction"] for metrics in control],
     }
-    own = [metrics["satisfaction"] for metrics in first]
-    compared = [compare_over_seeds("multi-turn", own, name, values) for name, values in beside.items()]
+    satisfaction = [metrics["satisfaction"] for metrics in first]
+    compared = [compare_over_seeds("multi-turn", satisfaction, name, values) for name, values in beside.items()]
     result = {
         "preset": config.preset,
         "seeds": list(config.seeds),

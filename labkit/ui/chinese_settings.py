@@ -95,5 +95,8 @@ SETTINGS = {
         "回答对；损失为 AllPairs 或 PlackettLuce 时是排序列表，为 Ratings 时是单个回答",
     "single answers; a pair is two of them": "单个回答；一对算两个",
     "answers, num_generations to each prompt": "回答，每个提示 num_generations 个",
+    "conversations, num_generations with each user": "对话，与每个用户 num_generations 个",
+    "answers": "回答",
+    "answers with labelled sentences": "句子有标注的回答",
     "{} must be {}, not {}.": "{0} 须{1}，不能是 {2}。",  # last, for it fits many
 }  # fmt: skip

@@ -19,9 +19,10 @@ from labkit.model.transformer import ModelConfig, Transformer
 from labkit.paths import demo_folder
 from labkit.runs.estimate import Devices, SamplingCost, count_sampling, estimate_stages, model_inside_fake_tensors
 from labkit.runs.folder import Run
-from labkit.runs.plan import parse_plan
+from labkit.runs.plan import PlannedStage, parse_plan
 from labkit.stages import SFT, Pretrain
 from labkit.stages.registry import RolloutSchedule
+from labkit.stages.rejectionsampling import RejectionSampling
 from labkit.stages.rollouts import RolloutSource
 from labkit.text.batch import Batch
 from labkit.text.tokenizer import Tokenizer
@@ -74,6 +75,14 @@ def test_every_stage_is_estimated(alone):
     assert (
         found["reward"].parameter_count == found["sft"].parameter_count + 32 + 2
     )  # the head, and the weight of log-probability
+
+
+def test_what_keeps_some_of_its_answers_is_estimated_without_drawing_them():
+    recipe = tiny_recipe()
+    stage = RejectionSampling(recipe.stages["ppo"].train, max_new_tokens=6)
+    planned = (*recipe.plan, PlannedStage("rejectionsampling", stage))
+    found = by_name(replace(recipe, plan=planned), stages=["rejectionsampling"])["rejectionsampling"]
+    assert found.step.activation_bytes > 0 and found.seconds > found.sampling_seconds > 0
 
 
 def test_ppo_reads_two_models_and_keeps_keys_and_values(alone):
