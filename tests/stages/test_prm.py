@@ -1,11 +1,13 @@
 """A process reward model on a model of seconds: what it learns, what it chooses, and a policy that it rewards."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
+from labkit.configs import from_dict
 from labkit.errors import LabError
 from labkit.evaluation.config import EvaluationConfig
 from labkit.evaluation.steps import answer_score, best_of_n_metrics, score_drawn_steps, score_steps, step_metrics
@@ -74,7 +76,7 @@ def test_it_learns_which_sentences_are_correct(stage_inputs, labelled):
 
 def test_outcome_supervision_learns_the_last_label_alone(stage_inputs, labelled):
     given, stage = replace(stage_inputs), replace(STAGE, train_on_last_step_only=True)
-    batch = stage.source(given, None).next_batch(None, 0)
+    batch = stage.source(given, stage.initial_model(given)).next_batch(None, 0)
     assert batch.step_ends.sum(-1).tolist() == [1] * 8
     model, records = trained(stage, given)
     assert records[0].num_labels == 8
@@ -176,13 +178,13 @@ def test_a_rollout_is_rewarded_at_its_sentences_or_at_its_end(stage_inputs, plac
     train = replace(TRAIN, max_length=160)
     stage = GRPO(train, reward=ProcessReward(placement=placement), num_generations=2, max_new_tokens=24)
     model = stage.initial_model(stage_inputs)
-    source = stage.source(stage_inputs, model)
+    source: Any = stage.source(stage_inputs, model)
     samples = source._sampled(model, 0)
     part = source._scored(model, 0, samples)
     scores, ends = score_drawn_steps(
         stage_inputs.reward_model(), stage_inputs.tokenizer, samples.prompts, samples.completions
     )
-    aggregate = "product" if placement == "steps" else placement
+    aggregate: Any = "product" if placement == "steps" else placement
     assert part.scores.tolist() == pytest.approx([answer_score(one, aggregate) for one in scores], abs=1e-4)
     if placement != "steps":
         assert part.steps is None
@@ -200,7 +202,7 @@ def test_a_policy_earns_more_of_it(stage_inputs):
     records = trained(stage, stage_inputs)[1]
     rewards = [record.metrics["reward"] for record in records]
     assert sum(rewards[-3:]) > sum(rewards[:3])
-    found = stage.evaluate(stage.initial_model(stage_inputs), stage_inputs, EvaluationConfig(policy_prompts=4))
+    found = stage.evaluate(stage_inputs.model("sft"), stage_inputs, EvaluationConfig(policy_prompts=4))
     assert found["training_reward"] == pytest.approx(found["training_reward_before"], abs=1e-4)
 
 
@@ -233,7 +235,7 @@ def test_it_is_not_the_reward_model_of_whole_answers():
         (lambda: StepLabelConfig(tasks=()), "tasks must name a kind of task"),
         (lambda: StepLabelConfig(num_generations=1), "num_generations must be at least 2"),
         (lambda: ProcessRewardModeling(replace(TRAIN, max_length=100)), "answers of 110 tokens leave no room"),
-        (lambda: ProcessReward(placement="mean"), "ProcessReward: placement"),
+        (lambda: from_dict(ProcessReward, {"placement": "mean"}), "ProcessReward: placement"),
     ],
 )
 def test_refused_settings(make, words):
@@ -248,7 +250,7 @@ def test_refused_before_anything_is_trained(stage_inputs):
         STAGE.check(replace(stage_inputs, conversations=object()), EvaluationConfig())
     short = replace(STAGE, train=replace(TRAIN, max_length=12))
     with pytest.raises(LabError, match="None of 72 answers with labelled sentences"):
-        short.source(replace(stage_inputs), None)
+        short.initial_model(replace(stage_inputs))
 
 
 def test_killed_and_resumed_it_ends_with_the_same_weights(tmp_path, monkeypatch):
