@@ -256,7 +256,7 @@ class ProcessRewardModeling(Stage):
 
         train, held_out = self.train, self._labelled(stage_inputs, "test")
         scores, answers = self._scores(model, stage_inputs), held_out.answers
-        names = ("last",) if self.train_on_last_step_only else AGGREGATES
+        names = AGGREGATES[-1:] if self.train_on_last_step_only else AGGREGATES
         chosen_by: dict[str, list[float]] = {name: [answer_score(one, name) for one in scores] for name in names}
         outcome = stage_inputs.reward_model_or_none()
         if outcome is not None:

@@ -11,7 +11,6 @@ from labkit.configs import from_dict
 from labkit.errors import LabError
 from labkit.evaluation.config import EvaluationConfig
 from labkit.evaluation.steps import answer_score, best_of_n_metrics, score_drawn_steps, score_steps, step_metrics
-from labkit.model.actor_critic import actor_of
 from labkit.model.reward_model import RewardModel
 from labkit.preferences.stepwise import StepLabelConfig, generate_stepwise_answers, step_tasks
 from labkit.runs import pipeline
@@ -36,8 +35,6 @@ from tests.tiny_recipe import tiny_recipe
 FEW = StepLabelConfig(prompts=24, held_out=8, num_generations=3, max_new_tokens=8)
 STAGE = ProcessRewardModeling(replace(TRAIN, max_length=96), FEW)
 PROMPT = (Message("user", "Where is Anna?"),)
-UNUSED: Any = None
-"""The model, which this source does not ask."""
 SAID = ("Sure!", "Anna is in the park.", "Ben is in the shop.")
 
 
@@ -79,7 +76,7 @@ def test_it_learns_which_sentences_are_correct(stage_inputs, labelled):
 
 def test_outcome_supervision_learns_the_last_label_alone(stage_inputs, labelled):
     given, stage = replace(stage_inputs), replace(STAGE, train_on_last_step_only=True)
-    batch = stage.source(given, UNUSED).next_batch(None, 0)
+    batch = stage.source(given, stage.initial_model(given)).next_batch(None, 0)
     assert batch.step_ends.sum(-1).tolist() == [1] * 8
     model, records = trained(stage, given)
     assert records[0].num_labels == 8
@@ -205,9 +202,7 @@ def test_a_policy_earns_more_of_it(stage_inputs):
     records = trained(stage, stage_inputs)[1]
     rewards = [record.metrics["reward"] for record in records]
     assert sum(rewards[-3:]) > sum(rewards[:3])
-    found = stage.evaluate(
-        actor_of(stage.initial_model(stage_inputs)), stage_inputs, EvaluationConfig(policy_prompts=4)
-    )
+    found = stage.evaluate(stage_inputs.model("sft"), stage_inputs, EvaluationConfig(policy_prompts=4))
     assert found["training_reward"] == pytest.approx(found["training_reward_before"], abs=1e-4)
 
 
@@ -255,7 +250,7 @@ def test_refused_before_anything_is_trained(stage_inputs):
         STAGE.check(replace(stage_inputs, conversations=object()), EvaluationConfig())
     short = replace(STAGE, train=replace(TRAIN, max_length=12))
     with pytest.raises(LabError, match="None of 72 answers with labelled sentences"):
-        short.source(replace(stage_inputs), UNUSED)
+        short.initial_model(replace(stage_inputs))
 
 
 def test_killed_and_resumed_it_ends_with_the_same_weights(tmp_path, monkeypatch):
