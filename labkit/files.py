@@ -271,3 +271,11 @@ def read_jsonl(path: Path, strict: bool = False) -> list[Any]:
             stacklevel=2,
         )
     return values
+
+
+def absolute_path(path: str | Path) -> Path:
+    """The absolute path, where ~ is a home folder; of a user who has none, ~NAME is a name like any other."""
+    try:
+        return Path(path).expanduser().resolve()
+    except RuntimeError:
+        return Path(path).resolve()

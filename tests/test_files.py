@@ -14,6 +14,7 @@ from torch import nn
 from labkit import files
 from labkit.errors import LabError
 from labkit.files import (
+    absolute_path,
     atomic_replace,
     atomic_replace_folder,
     explain_write_errors,
@@ -290,3 +291,8 @@ def test_weights_that_may_not_be_read_are_said_to_be():
             pytest.raises(LabError, match=f"model.safetensors cannot be read: permission denied. {mend}"),
         ):
             run.model("pretrain")
+
+
+def test_a_path_of_a_user_who_is_none_is_a_name():
+    assert absolute_path("~nobody-of-this-name/x.py") == Path.cwd().resolve() / "~nobody-of-this-name/x.py"
+    assert absolute_path("~/x.py") == Path.home().resolve() / "x.py"

@@ -23,7 +23,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from labkit.configs import Share, check_fields
 from labkit.errors import LabError
@@ -50,15 +50,28 @@ class Principle(NamedTuple):
 
 @cache
 def load_principles() -> dict[str, tuple[Principle, ...]]:
-    """The groups of data/world/principles.yaml, by name. Raises LabError for a measure that the oracle has not."""
-    groups = {
-        name: tuple(Principle(one["measure"], one["en"], one["zh"]) for one in rows)
-        for name, rows in load_yaml("principles").items()
-    }
-    unknown = [one.measure for group in groups.values() for one in group if one.measure not in MEASURES]
-    if unknown:
-        raise LabError(f"principles.yaml asks about {', '.join(unknown)}; the measures are {', '.join(MEASURES)}.")
-    return groups
+    """The groups of data/world/principles.yaml, by name. Raises LabError for a file that has none, for a group without
+    principles, and for a principle without its texts or about a measure that the oracle has not.
+    """
+    read = load_yaml("principles")
+    if not isinstance(read, dict) or not read:
+        raise LabError("principles.yaml needs groups of principles, as helpful: [{measure: …, en: …, zh: …}].")
+    return {str(name): _group(str(name), rows) for name, rows in read.items()}
+
+
+def _group(name: str, rows: Any) -> tuple[Principle, ...]:
+    if not isinstance(rows, list) or not rows:
+        raise LabError(f"principles.yaml: the group {name} needs a list of principles, one or more.")
+    for number, row in enumerate(rows, 1):
+        texts = [row.get(key) for key in ("measure", "en", "zh")] if isinstance(row, dict) else [None]
+        if not all(isinstance(text, str) and text.strip() for text in texts):
+            raise LabError(
+                f"principles.yaml: principle {number} of the group {name} needs measure, en and zh, as texts."
+            )
+        if texts[0] not in MEASURES:
+            measures = ", ".join(MEASURES)
+            raise LabError(f"principles.yaml: {name} asks about {texts[0]}; the measures are {measures}.")
+    return tuple(Principle(row["measure"], row["en"], row["zh"]) for row in rows)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from labkit.errors import LabError
+from labkit.files import absolute_path
 
 IMPORTED: dict[str, ModuleType] = {}
 """The files that this process has imported, by their absolute paths."""
@@ -23,7 +24,7 @@ IMPORTED: dict[str, ModuleType] = {}
 
 def import_file(path: str | Path) -> None:
     """Run a Python file as a module, once. Raises LabError for what is no such file, and for what the file raises."""
-    file = Path(path).expanduser().resolve()
+    file = absolute_path(path)
     if str(file) in IMPORTED:
         return
     module_name = f"imported_{len(IMPORTED)}_{file.stem}"  # of no other module, whatever the file is called

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from labkit.errors import LabError
-from labkit.files import explain_write_errors
+from labkit.files import absolute_path, explain_write_errors
 from labkit.model.transformer import Transformer
 from labkit.preferences.store import PreferenceStore
 from labkit.runs.arguments import parse_run_arguments
@@ -244,7 +244,7 @@ def _check_files(lab: Lab, flags: Sequence[str]) -> None:
         if name.lstrip("-") not in DATA_FIELDS:
             continue
         value = behind or after
-        file = Path(value).expanduser().resolve()
+        file = absolute_path(value)
         if not file.is_relative_to(inside) or any(part.startswith(".") for part in file.relative_to(inside).parts):
             raise LabError(
                 f"{value} is outside of the folder that the app was started in, or hidden there. Copy it into that "

@@ -9,6 +9,7 @@ import torch
 
 from labkit.configs import from_dict, to_dict
 from labkit.errors import LabError
+from labkit.preferences import principles
 from labkit.preferences.annotate import AnnotationConfig, generate_annotated_pairs
 from labkit.preferences.principles import (
     MEASURES,
@@ -42,6 +43,28 @@ def test_every_principle_is_a_sentence_in_both_languages_about_a_measure():
         assert principle.measure in MEASURES and principle.english.startswith("Choose the answer ")
         assert principle.chinese.startswith("选择") and principle.chinese.endswith("。")
     assert {one.measure for group in groups.values() for one in group} == set(MEASURES)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "principles.yaml needs groups of principles"),
+        (["right"], "principles.yaml needs groups of principles"),
+        ({"helpful": None}, "the group helpful needs a list of principles"),
+        ({"helpful": []}, "the group helpful needs a list of principles"),
+        ({"helpful": ["right"]}, "principle 1 of the group helpful needs measure, en and zh"),
+        ({"helpful": [{"measure": "right", "en": None, "zh": 5}]}, "principle 1 of the group helpful needs"),
+        (
+            {"helpful": [{"measure": ["right"], "en": "Choose.", "zh": "选择。"}]},
+            "principle 1 of the group helpful needs",
+        ),
+        ({True: [{"measure": "luck", "en": "Choose.", "zh": "选择。"}]}, "True asks about luck; the measures are"),
+    ],
+)
+def test_a_file_of_principles_that_holds_something_else_is_refused(monkeypatch, content, message):
+    monkeypatch.setattr(principles, "load_yaml", lambda name: content)
+    with pytest.raises(LabError, match=message):
+        load_principles.__wrapped__()
 
 
 def test_in_order_the_first_principle_that_decides_decides():

@@ -142,7 +142,7 @@ def _number(value: Any, kind: str) -> float | None:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or kind in RANKS and isinstance(value, bool):
         raise RowError(kind, f"has the {kind} {shorten_repr(value)}, which is not a number.")

@@ -69,5 +69,5 @@ def number_or_none(value: Any) -> float | None:
     """A number, or a text that spells one; None for anything else, true and false included."""
     try:
         return float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

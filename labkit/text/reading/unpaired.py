@@ -77,7 +77,7 @@ def _rating(value: Any, name: str) -> bool | float:
     """A number; or a label, where it is true or false or one of their words."""
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if math.isfinite(number):
         return number

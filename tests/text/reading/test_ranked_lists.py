@@ -85,6 +85,7 @@ def test_of_a_tie_the_first_is_ranked_and_that_is_said(tmp_path):
         ({"responses": list(ORDER[:1]), "scores": [1]}, "has one answer in its column responses"),
         ({"responses": ["Yes."] * 65, "scores": [1] * 65}, "has 65 answers in its column responses; at most 64"),
         ({"responses": list(ORDER), "ranks": [1, -1, 2]}, "has the rank -1; the best answer has 1"),
+        ({"responses": list(ORDER), "scores": [1, 10**400, 3]}, "which is not a number"),
         ({"responses": list(ORDER), "ranks": [True, False, 2]}, "has the rank True, which is not a number"),
         ({"responses": list(ORDER), "scores": [1, 2, 3], "ranks": [1, 2, 3]}, "a better score and a worse rank"),
         (

@@ -121,6 +121,7 @@ def test_rows_that_are_not_understood_are_counted_with_their_lines(tmp_path):
     [
         ({"label": "fine"}, r"line 1 has the label 'fine' beside its answer; true \(1\) or false \(0\) is needed"),
         ({"label": 3}, "line 1 has the label 3 .* A number on a scale stands in a column rating"),
+        ({"rating": 10**400}, "as its rating, which is not a number"),
         ({"rating": "4 stars"}, "line 1 has '4 stars' as its rating, which is not a number"),
         ({"score": float("inf")}, "line 1 has inf as its score, which is not a number"),
         ({}, r"line 1 has the columns .* single answers with a label \(true or false\) or a rating \(a number\)"),
