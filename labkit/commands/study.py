@@ -75,6 +75,10 @@ def _study_help(name: str, given: list[str]) -> int:
     return 0
 
 
+STAGES_OF_STUDY = {"multiturn": "multiturn", "distillation": "distill,ppo", "feedback": "reward"}
+"""The stages that a study trains, of those without a choice of methods; the others' are reward and grpo."""
+
+
 def _what_next(name: str, options: Any) -> str:
     """Where the methods of a study, and its other flags, are listed."""
     shown = f"labkit study {name}"
@@ -82,7 +86,8 @@ def _what_next(name: str, options: Any) -> str:
         return f"{method_lines()}\n{shown} --methods simpo dpo-strict --help lists the settings of these, as flags."
     if hasattr(options, "method"):
         return f"{shown} --method grpo --help lists the settings of this method, as flags."
-    return "labkit run --plan reward,grpo --help lists the settings of these stages, as flags; labkit recipe lists all."
+    stages = STAGES_OF_STUDY.get(name, "reward,grpo")
+    return f"labkit run --plan {stages} --help lists the settings of these stages, as flags; labkit recipe lists all."
 
 
 def _print_method_settings(study: str, options: Any, methods: Sequence[str], rest: list[str]) -> None:

@@ -28,12 +28,12 @@ NAMED_METHODS: dict[str, tuple[str, str]] = {
     "rlvr": ("grpo", "GRPO rewarded by the oracle: 1 for a right answer (verifiable rewards)"),
     "votes": ("grpo", "GRPO rewarded by the annotator's choices themselves, without a reward model"),
     "rejectionsampling-random": ("rejectionsampling", "the control of rejectionsampling: answers chosen at random"),
-    "dpo-rlaif": ("dpo", "DPO on the best and the worst answer to a prompt, by a judge of written principles"),
+    "dpo-rlaif": ("dpo", "dpo-bestworst by a judge of written principles: compare it with dpo-bestworst"),
     "dpo-bestworst": (
         "dpo",
         "DPO on the best and the worst of all answers to a prompt, in place of answers two by two",
     ),
-    "kto-bestworst": ("kto", "KTO on the same: the best answer is good, the worst is bad"),
+    "kto-bestworst": ("kto", "KTO on the best answer (good) and the worst (bad) of all to a prompt"),
 }
 """The methods of `labkit.studies.methods` that are a stage with other settings or other labels: the stage, a line."""
 
