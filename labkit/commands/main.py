@@ -34,7 +34,7 @@ COMMANDS = {
     "world": "show TinyWorld: documents, tasks, scored answers",
     "course": "the notebooks' exercises: progress, solutions, a class as a table",
     "bench": "benchmarks: training step, generation, memory, whole runs",
-    "study": "experiments over several seeds: methods of alignment, over-optimisation, feedback, multi-turn, distillation",
+    "study": "experiments over several seeds: alignment, over-optimisation, feedback, multi-turn, distillation",
 }
 """What each command does, in a line."""
 MODULES = {"import": "import_checkpoint", "export": "export_model", "decode-compare": "decode_compare"}
