@@ -15,7 +15,7 @@ from labkit.runs.lock import process_identity
 from tests.commands.test_main import SMALL
 
 
-def wait_for(condition, seconds: float = 60.0) -> None:
+def wait_for(condition, seconds: float = 180.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come to pass in time"
