@@ -16,6 +16,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from labkit.errors import LabError
 from labkit.evaluation.conversations import (
     ConversationScores,
     conversation_scores,
@@ -60,8 +61,13 @@ def seed_runs(config: MultiTurnStudy, recipe: Recipe) -> dict[str, PlannedRun]:
 
 
 def with_control(recipe: Recipe) -> Recipe:
-    """The study's recipe, once its flags are read, and the control."""
+    """The study's recipe, once its flags are read, and the control. Raises LabError where both would be the same."""
     stage: Any = recipe.stages["multiturn"]
+    if stage.max_turns < 2:
+        raise LabError(
+            "study multiturn: with max_turns 1 no user asks a follow-up, and the policy is its own control. Raise "
+            "--multiturn.max-turns to 2 or more."
+        )
     control = PlannedStage("multiturn-single", dataclasses.replace(stage, num_questions=1, max_turns=1), after="sft")
     return dataclasses.replace(recipe, plan=(*recipe.plan, control))
 

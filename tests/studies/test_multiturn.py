@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from labkit.errors import LabError
 from labkit.runs.folder import Run
 from labkit.runs.presets import PRESETS, make_recipe
 from labkit.runs.settings import override_recipe
@@ -75,3 +76,11 @@ def test_what_the_figure_says_follows_the_comparisons():
     ):
         result = {"policies": policies, "comparisons": [{"better": one} for one in better]}
         assert study.gain_figure(result).layout.title.text.endswith(words)
+
+
+def test_a_policy_without_follow_ups_is_no_study(tmp_path):
+    config = MultiTurnStudy(preset="smoke", seeds=(0,), prompts=5, out=tmp_path / "out")
+    recipe = tiny_recipe(config, ["--multiturn.num-questions", "1", "--multiturn.max-turns", "1"])
+    with pytest.raises(LabError, match="the policy is its own control. Raise --multiturn.max-turns"):
+        study.run(config, recipe)
+    assert not (tmp_path / "out").exists()
