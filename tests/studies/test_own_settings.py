@@ -206,4 +206,6 @@ def test_a_later_folder_of_another_recipe_is_refused_first(tmp_path, monkeypatch
 
 def test_the_judge_of_a_method_without_one_can_be_set():
     config = AlignmentStudy(preset="smoke", methods=("dpo",))
-    refuse_own_settings("alignment", alignment.own_settings(config), ["--annotation.judge", "Principles"])
+    own = alignment.own_settings(config)
+    assert "annotation.judge" not in own
+    refuse_own_settings("alignment", own, ["--annotation.judge", "Principles"])
