@@ -349,7 +349,7 @@ class DistillationSource:
 
     @torch.no_grad()
     def next_batch(self, model: Transformer, batch: int) -> DistillationBatch:
-        """Rows of answers, of the data, the teacher or `model`, with the teacher's logits before each of their tokens."""
+        """Rows of answers, of the data, the teacher or `model`, with the teacher's logits before their tokens."""
         device, on_policy = accelerator().device, self.is_on_policy(batch)
         with autocast(device, self.precision):
             if on_policy:
